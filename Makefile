@@ -1,0 +1,55 @@
+# Two commands: `make run` and `make test`. Each installs what it needs into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: run test lint wheel benchmark clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.run
+	$(PY) -m launch.codesign configs/fashion_codesign.py $(ARGS)
+
+test: $(VENV)/.test
+	$(PY) -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+	$(PY) -m pyright
+
+# Built, installed without this folder in sight, and imported: it must need nothing else.
+wheel: $(VENV)/.dev
+	rm -rf build dist
+	$(PY) -m build --wheel --outdir dist . > /dev/null
+	$(PYTHON) -m venv build/clean
+	build/clean/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -c constraints.txt dist/*.whl
+	cd build && clean/bin/python -I -c "import importlib.util as u, jaxcodesign as j; \
+	  from importlib.resources import files; \
+	  assert 'clean' in j.__file__ and not u.find_spec('flax'); \
+	  assert (files(j) / 'training/fashion_mnist_mini/LICENSE').is_file(); \
+	  assert (files(j) / 'py.typed').is_file(); \
+	  print('wheel of', j.__version__, 'imports alone')"
+
+benchmark: $(VENV)/.run
+	$(PY) -m launch.benchmark $(ARGS)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "jaxcodesign needs Python 3.11 or newer; try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || { \
+	  echo "this Python lacks venv; try: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: EXTRA = train
+$(VENV)/.test: EXTRA = test
+$(VENV)/.dev: EXTRA = dev
+$(VENV)/.run $(VENV)/.test $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing jaxcodesign[$(EXTRA)] into $(VENV) (a minute or two the first time)"
+	@$(PIP) -e ".[$(EXTRA)]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs

@@ -1,0 +1,1 @@
+"""Workloads and specifications to costs: accelerators and their closed-form models."""

@@ -1,0 +1,1 @@
+"""Arrays to arrays: number formats, term encodings, rounding."""

@@ -1,0 +1,1 @@
+"""Functions to functions, functions to data: tracing and rewriting JAX programs."""

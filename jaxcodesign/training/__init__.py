@@ -1,0 +1,1 @@
+"""Models, data, training, reports: the only layer that imports flax, optax, orbax."""
