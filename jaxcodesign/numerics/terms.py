@@ -1,0 +1,162 @@
+"""Term quantization: spend a fixed budget of powers of two on each group.
+
+An integer is a sum of signed powers of two, its *terms*. Keeping only the `budget`
+largest terms of every `group` neighbours bounds a term-serial MAC to `budget` cycles
+per group and data term. How few terms a number needs is a matter of its encoding; all
+four here are closed forms on the bits of a magnitude m, with u = m >> 1 and d = m << 1:
+
+  binary  the set bits themselves
+  naf     non-adjacent form: no two neighbouring digits, the fewest possible terms
+  hese3   three-bit window, most significant first, as the authors' code was released:
+          (u m d) = 010 -> +2^i, 011 -> +2^(i+1), 110 -> -2^i; never fewer terms than
+          naf, more for 35 of 0..255 (27 = 32 - 8 + 4 - 1 against 32 - 4 - 1)
+  booth4  radix-4 Booth recoding: one term per nonzero digit of {-2, -1, 0, 1, 2}
+
+Reference: Kung, McDanel, Zhang. "Term Quantization: Furthering Quantization at Run
+Time", SC 2020.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcodesign import tree
+
+Encoding = Literal["binary", "naf", "hese3", "booth4"]
+ENCODINGS: tuple[Encoding, ...] = ("binary", "naf", "hese3", "booth4")
+_EVEN = 0x15555555
+
+
+def signed_bits(m: jax.Array, encoding: Encoding) -> tuple[jax.Array, jax.Array]:
+  """The terms of `m` >= 0 as two bit masks: m == plus - minus, plus & minus == 0."""
+  up, down = m >> 1, m << 1
+  if encoding == "binary":
+    return m, jnp.zeros_like(m)
+  if encoding == "naf":
+    return (3 * m & ~m) >> 1, (m & ~(3 * m)) >> 1
+  if encoding == "hese3":
+    return (m & ~up & ~down) | ((m & ~up & down) << 1), up & m & ~down
+  if encoding == "booth4":
+    one, both = (m ^ down) & _EVEN, m & down & _EVEN
+    neither = ~m & ~down & _EVEN
+    return (
+      (one & ~up) | ((both & ~up) << 1),
+      (one & up) | ((neither & up) << 1),
+    )
+  raise ValueError(f"encoding={encoding!r} is none of {', '.join(ENCODINGS)}")
+
+
+def digits(q: jax.Array, bits: int, encoding: Encoding = "naf") -> jax.Array:
+  """Returns the signed digits of `q`, most significant first.
+
+  Args:
+    q: [...] integers, |q| < 2**bits.
+    bits: Magnitude bits of `q`, at most 24; an encoding may carry into one more.
+    encoding: One of ENCODINGS.
+
+  Returns:
+    [..., bits + 1] in {-1, 0, 1}, with q == sum_i digits[..., i] * 2**(bits - i).
+  """
+  _check_integers(q, bits)
+  plus, minus = signed_bits(jnp.abs(q), encoding)
+  sign = jnp.sign(q)
+  planes = [sign * ((plus >> i & 1) - (minus >> i & 1)) for i in range(bits, -1, -1)]
+  return jnp.stack(planes, axis=-1)
+
+
+def count(q: jax.Array, encoding: Encoding = "naf") -> jax.Array:
+  """Number of terms of each integer of `q` [...], as int32."""
+  plus, minus = signed_bits(jnp.abs(q), encoding)
+  return jax.lax.population_count(plus | minus).astype(jnp.int32)
+
+
+def most_terms(bits: int, encoding: Encoding = "naf") -> int:
+  """The largest number of terms that a magnitude below 2**bits can have."""
+  if encoding == "binary":
+    return bits
+  return (2 * bits + 2) // 3 if encoding == "hese3" else bits // 2 + 1
+
+
+def keep_largest(
+  q: jax.Array,
+  budget: jax.typing.ArrayLike,
+  *,
+  group: int,
+  bits: int,
+  encoding: Encoding = "naf",
+) -> jax.Array:
+  """Keeps the `budget` largest terms of each group along the last axis.
+
+  Args:
+    q: [..., N] integers, |q| < 2**bits; N must be a multiple of `group`.
+    budget: Terms left per group, rounded down. May be traced: a schedule does not
+      recompile.
+    group: Values that share one budget.
+    bits: Magnitude bits of `q`.
+    encoding: One of ENCODINGS.
+
+  Returns:
+    [..., N] integers, at most 2**bits in magnitude. Ties go to the earlier value of
+    the group. Keeping twice is keeping once, except for booth4: what is left of its
+    digits may have another Booth recoding, with more terms.
+
+  Raises:
+    ValueError: If `group` does not divide N, or a `budget` known now is below 1.
+  """
+  check_budget(budget)
+  check_group(group, q.shape)
+  _check_integers(q, bits)
+  lanes = q.reshape(*q.shape[:-1], -1, group)
+  plus, minus = signed_bits(jnp.abs(lanes), encoding)
+  mask = _kept_bits(plus | minus, jnp.asarray(budget).astype(q.dtype), bits)
+  return (jnp.sign(lanes) * ((plus & mask) - (minus & mask))).reshape(q.shape)
+
+
+def _kept_bits(present: jax.Array, budget: jax.Array, bits: int) -> jax.Array:
+  """Masks [..., group] of the bits of `present` that a budget for each group covers.
+
+  Planes of equal significance are spent whole, from the top, until one does not fit;
+  of that one the first lanes get what is left. So only one plane needs ranks.
+  """
+  whole = edge = left = jnp.zeros_like(present[..., :1])
+  spent = jnp.zeros_like(whole)
+  fits = jnp.ones(whole.shape, bool)
+  for i in range(bits, -1, -1):
+    total = spent + jnp.sum(present >> i & 1, axis=-1, keepdims=True)
+    first_over = fits & (total > budget)
+    edge = jnp.where(first_over, 1 << i, edge)
+    left = jnp.where(first_over, budget - spent, left)
+    fits &= total <= budget
+    whole |= jnp.where(fits, 1 << i, 0)
+    spent = total
+  on_edge = ((present & edge) != 0).astype(present.dtype)
+  # Not cumsum: XLA makes a window reduction of it, slow to run and slower to fold.
+  rank = jax.lax.associative_scan(jnp.add, on_edge, axis=-1)
+  return whole | jnp.where(rank <= left, edge, 0)
+
+
+def check_budget(budget: jax.typing.ArrayLike) -> None:
+  """Raises a ValueError if `budget` is known now and allows no term at all."""
+  if tree.is_concrete(budget) and np.any(np.asarray(budget) < 1):
+    raise ValueError(
+      f"budget={budget} keeps no term; a group needs at least 1 (pruned weights are "
+      "zero already and cost none)"
+    )
+
+
+def check_group(group: int, shape: tuple[int, ...]) -> None:
+  """Raises a ValueError unless `group` >= 1 divides the last axis of `shape`."""
+  if group < 1 or not shape or shape[-1] % group:
+    raise ValueError(
+      f"group={group} does not divide the last axis of shape {shape}; choose a group "
+      "that divides the contraction, or leave this product out of the policy"
+    )
+
+
+def _check_integers(q: jax.Array, bits: int) -> None:
+  if not jnp.issubdtype(q.dtype, jnp.signedinteger):
+    raise TypeError(f"terms are those of signed integers; q has dtype {q.dtype}")
+  if not 1 <= bits <= 24:
+    raise ValueError(f"bits={bits} is outside 1..24")
