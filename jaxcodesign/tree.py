@@ -26,8 +26,33 @@ def static(*, default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
 def pytree(cls: type[T]) -> type[T]:
-  """Makes `cls` a frozen dataclass and a pytree; fields are leaves unless `static`."""
-  return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+  """Makes `cls` a frozen dataclass and a pytree; fields are leaves unless `static`.
+
+  `__post_init__` may check values: it runs when a user makes an object, not when jax
+  puts one together from tracers, gradients or axis numbers.
+  """
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+  is_static = lambda field: field.metadata.get("static", False)
+  leaves = [field.name for field in fields if not is_static(field)]
+  rest = [field.name for field in fields if is_static(field)]
+  keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
+
+  def flatten(x):
+    return [getattr(x, name) for name in leaves], tuple(getattr(x, n) for n in rest)
+
+  def flatten_with_keys(x):
+    children, shape = flatten(x)
+    return list(zip(keys, children)), shape
+
+  def unflatten(shape, children):
+    made = object.__new__(cls)
+    for name, value in (*zip(leaves, children), *zip(rest, shape)):
+      object.__setattr__(made, name, value)
+    return made
+
+  jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+  return cls
 
 
 def names(tree: Any) -> list[str]:

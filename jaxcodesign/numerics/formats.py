@@ -52,7 +52,15 @@ class Format(abc.ABC):
 
   @abc.abstractmethod
   def terms_per_value(self) -> Any:
-    """Terms that a term-serial MAC must be ready for, per value; may be traced."""
+    """Terms a term-serial MAC must be ready for, a group's share; may be traced."""
+
+  @abc.abstractmethod
+  def most_terms(self) -> Any:
+    """Terms that a single value may have; may be traced."""
+
+  @abc.abstractmethod
+  def check(self, length: int) -> None:
+    """Raises a ValueError if a last axis of `length` cannot be rounded."""
 
 
 @tree.pytree
@@ -87,14 +95,22 @@ class Fixed(Format):
     return float(self.bits)
 
   def terms_per_value(self) -> Any:
+    return self.most_terms()
+
+  def most_terms(self) -> Any:
     return float(terms.most_terms(self.bits - 1))
+
+  def check(self, length: int) -> None:
+    if isinstance(self.share, int):
+      terms.check_group(self.share, (length,))
 
 
 @tree.pytree
 class Terms(Format):
   """Term quantization: `budget` powers of two for each `group` of integers.
 
-  With budget >= group * most_terms(bits) this is `Fixed(bits + 1)` exactly.
+  With budget >= group * most_terms(bits), values within the scale are rounded as by
+  `Fixed(bits + 1)`; 2^bits steps are on the grid too, since 127 cut to one term is 128.
 
   Attributes:
     budget: Terms kept per group, >= 1; a leaf, so that a schedule compiles once.
@@ -149,10 +165,20 @@ class Terms(Format):
     return float(self.bits + 1)
 
   def terms_per_value(self) -> Any:
+    terms.check_budget(self.budget)
     most = float(terms.most_terms(self.bits, self.encoding))
-    return jnp.minimum(
-      jnp.asarray(self.budget, jnp.result_type(float)) / self.group, most
-    )
+    budget = jnp.asarray(self.budget, jnp.result_type(float))
+    return jnp.minimum(budget / self.group, most)
+
+  def most_terms(self) -> Any:
+    terms.check_budget(self.budget)
+    most = float(terms.most_terms(self.bits, self.encoding))
+    return jnp.minimum(jnp.asarray(self.budget, jnp.result_type(float)), most)
+
+  def check(self, length: int) -> None:
+    terms.check_group(self.group, (length,))
+    if isinstance(self.share, int):
+      terms.check_group(self.share, (length,))
 
 
 def _check_share(share: Share) -> None:
@@ -169,7 +195,14 @@ def _rows(x: jax.Array, share: Share) -> jax.Array:
   if share == "channel":
     return x
   terms.check_group(share, x.shape)
-  return x.reshape(*x.shape[:-1], -1, share)
+  return x.reshape(*x.shape[:-1], x.shape[-1] // share, share)
+
+
+def _refuse_integers(x: jax.Array) -> None:
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise TypeError(
+      f"formats round floating point, not {x.dtype}: cast the array first"
+    )
 
 
 def _peak_scale(x: jax.Array, share: Share, most: int) -> jax.Array:
@@ -177,7 +210,8 @@ def _peak_scale(x: jax.Array, share: Share, most: int) -> jax.Array:
 
   Shape: `_rows(x, share).shape[:-1]`.
   """
-  peak = jnp.max(jnp.abs(_rows(x, share)).astype(jnp.float32), axis=-1)
+  _refuse_integers(x)
+  peak = jnp.max(jnp.abs(_rows(x, share)).astype(jnp.float32), axis=-1, initial=0)
   # Times the reciprocal: under jit XLA turns a division by a constant into that, and
   # the last bit would depend on whether a caller jits.
   step = jax.lax.stop_gradient(peak) * jnp.float32(1 / most)
@@ -189,6 +223,7 @@ def _to_steps(
   x: jax.Array, scale: jax.Array, share: Share, most: int, key: jax.Array | None
 ) -> jax.Array:
   """`x` in whole steps of `scale`, saturated at `most`; float32, no gradient."""
+  _refuse_integers(x)
   rows = _rows(jax.lax.stop_gradient(x), share).astype(jnp.float32)
   steps = rounding.to_integer(rows / scale[..., None], key)
   return jnp.clip(steps, -most, most).reshape(x.shape)
@@ -197,5 +232,8 @@ def _to_steps(
 def _from_steps(
   x: jax.Array, steps: jax.Array, scale: jax.Array, share: Share
 ) -> jax.Array:
-  values = (_rows(steps, share) * scale[..., None]).reshape(x.shape).astype(x.dtype)
+  values = (_rows(steps, share) * scale[..., None]).reshape(x.shape)
+  # 127 steps cut to the term 128 may leave the range of a narrow dtype.
+  largest = float(jnp.finfo(x.dtype).max)
+  values = jnp.clip(values, -largest, largest).astype(x.dtype)
   return rounding.straight_through(x, values)

@@ -77,5 +77,7 @@ def smooth_ceil(x: jax.Array, temperature: jax.typing.ArrayLike) -> jax.Array:
   r, shift = jnp.exp(-safe), jnp.tanh(jnp.sqrt(safe) / 4) / 2
   # Reduced before the multiplication by 2 pi: large counts would lose their fraction.
   angle = 2 * jnp.pi * (x - jnp.floor(x) - shift)
-  wave = jnp.arctan2(r * jnp.sin(angle), 1 - r * jnp.cos(angle))
+  # 1 - r cos without cancellation: at low temperatures both terms are near one.
+  beside = -jnp.expm1(-safe) + 2 * r * jnp.sin(angle / 2) ** 2
+  wave = jnp.arctan2(r * jnp.sin(angle), beside)
   return jnp.where(hot, x - shift + 0.5 + wave / jnp.pi, jnp.ceil(x))

@@ -30,7 +30,10 @@ _EVEN = 0x15555555
 
 
 def signed_bits(m: jax.Array, encoding: Encoding) -> tuple[jax.Array, jax.Array]:
-  """The terms of `m` >= 0 as two bit masks: m == plus - minus, plus & minus == 0."""
+  """The terms of `m` as two bit masks: m == plus - minus, plus & minus == 0.
+
+  `m` is int32, from 0 to 2**29.
+  """
   up, down = m >> 1, m << 1
   if encoding == "binary":
     return m, jnp.zeros_like(m)
@@ -57,9 +60,9 @@ def digits(q: jax.Array, bits: int, encoding: Encoding = "naf") -> jax.Array:
     encoding: One of ENCODINGS.
 
   Returns:
-    [..., bits + 1] in {-1, 0, 1}, with q == sum_i digits[..., i] * 2**(bits - i).
+    int32 [..., bits + 1] in {-1, 0, 1}, with q == sum_i digits[..., i] * 2**(bits - i).
   """
-  _check_integers(q, bits)
+  q = _wide(q, bits)
   plus, minus = signed_bits(jnp.abs(q), encoding)
   sign = jnp.sign(q)
   planes = [sign * ((plus >> i & 1) - (minus >> i & 1)) for i in range(bits, -1, -1)]
@@ -68,6 +71,7 @@ def digits(q: jax.Array, bits: int, encoding: Encoding = "naf") -> jax.Array:
 
 def count(q: jax.Array, encoding: Encoding = "naf") -> jax.Array:
   """Number of terms of each integer of `q` [...], as int32."""
+  q = _wide(q, 24)
   plus, minus = signed_bits(jnp.abs(q), encoding)
   return jax.lax.population_count(plus | minus).astype(jnp.int32)
 
@@ -98,7 +102,7 @@ def keep_largest(
     encoding: One of ENCODINGS.
 
   Returns:
-    [..., N] integers, at most 2**bits in magnitude. Ties go to the earlier value of
+    int32 [..., N], at most 2**bits in magnitude. Ties go to the earlier value of
     the group. Keeping twice is keeping once, except for booth4: what is left of its
     digits may have another Booth recoding, with more terms.
 
@@ -107,8 +111,8 @@ def keep_largest(
   """
   check_budget(budget)
   check_group(group, q.shape)
-  _check_integers(q, bits)
-  lanes = q.reshape(*q.shape[:-1], -1, group)
+  q = _wide(q, bits)
+  lanes = q.reshape(*q.shape[:-1], q.shape[-1] // group, group)
   plus, minus = signed_bits(jnp.abs(lanes), encoding)
   mask = _kept_bits(plus | minus, jnp.asarray(budget).astype(q.dtype), bits)
   return (jnp.sign(lanes) * ((plus & mask) - (minus & mask))).reshape(q.shape)
@@ -139,7 +143,7 @@ def _kept_bits(present: jax.Array, budget: jax.Array, bits: int) -> jax.Array:
 
 def check_budget(budget: jax.typing.ArrayLike) -> None:
   """Raises a ValueError if `budget` is known now and allows no term at all."""
-  if tree.is_concrete(budget) and np.any(np.asarray(budget) < 1):
+  if tree.is_concrete(budget) and not np.all(np.asarray(budget) >= 1):
     raise ValueError(
       f"budget={budget} keeps no term; a group needs at least 1 (pruned weights are "
       "zero already and cost none)"
@@ -155,8 +159,10 @@ def check_group(group: int, shape: tuple[int, ...]) -> None:
     )
 
 
-def _check_integers(q: jax.Array, bits: int) -> None:
+def _wide(q: jax.Array, bits: int) -> jax.Array:
+  """`q` as int32: three times an int8 magnitude, as NAF needs, is no int8."""
   if not jnp.issubdtype(q.dtype, jnp.signedinteger):
     raise TypeError(f"terms are those of signed integers; q has dtype {q.dtype}")
   if not 1 <= bits <= 24:
     raise ValueError(f"bits={bits} is outside 1..24")
+  return q.astype(jnp.int32)

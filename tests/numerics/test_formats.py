@@ -110,6 +110,28 @@ def test_a_schedule_of_budgets_traces_once(fmt, x):
   assert errors == sorted(errors, reverse=True)
 
 
+@every_format
+def test_a_format_is_a_tree_that_jax_may_fill_with_anything(fmt, x):
+  zeros = jax.tree.map(jnp.zeros_like, fmt)
+  assert jax.tree.structure(zeros) == jax.tree.structure(fmt)
+  slope = jax.grad(lambda f: jnp.sum(f.quantize(x) ** 2), allow_int=True)(fmt)
+  assert jax.tree.structure(slope) == jax.tree.structure(fmt)
+
+
+@every_format
+def test_integers_and_empty_arrays(fmt):
+  with pytest.raises(TypeError, match="formats round floating point, not int32"):
+    fmt.quantize(jnp.zeros((4, 16), jnp.int32))
+  assert fmt.quantize(jnp.zeros((0, 16))).shape == (0, 16)
+
+
+@every_format
+def test_the_largest_values_stay_finite(fmt):
+  for dtype in DTYPES:
+    largest = jnp.full((2, 16), jnp.finfo(dtype).max, dtype)
+    assert jnp.isfinite(fmt.quantize(largest)).all()
+
+
 @pytest.mark.parametrize("bits", [2, 4, 7])
 def test_enough_budget_is_a_fixed_point_format(bits, x):
   for encoding in ("binary", "naf", "hese3", "booth4"):
@@ -144,6 +166,9 @@ def test_terms_per_value():
     (lambda: formats.Fixed(8, "row"), "share='row'"),
     (lambda: formats.Terms(0), "budget=0"),
     (lambda: formats.Terms(np.float32(0.5)), "budget=0.5"),
+    (lambda: formats.Terms(float("nan")), "budget=nan"),
+    (lambda: formats.Terms(4).check(12), "group=8 does not"),
+    (lambda: formats.Fixed(4, 5).check(12), "group=5 does not"),
     (lambda: formats.Terms(4, group=0), "group=0"),
     (lambda: formats.Terms(4, bits=0), "bits=0"),
     (lambda: formats.Terms(4, encoding="gray"), "encoding='gray'"),

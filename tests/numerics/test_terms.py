@@ -166,3 +166,14 @@ def test_bad_input_is_refused():
     terms.digits(jnp.zeros(3), 7)
   with pytest.raises(ValueError, match="bits=40"):
     terms.digits(q, 40)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.int16, jnp.int32])
+def test_narrow_integers_have_the_same_terms(dtype):
+  q = jnp.arange(-127, 128, dtype=jnp.int32).reshape(5, 51)[:, :48]
+  for encoding in terms.ENCODINGS:
+    np.testing.assert_array_equal(
+      terms.digits(q.astype(dtype), 7, encoding), terms.digits(q, 7, encoding)
+    )
+    keep = lambda q: terms.keep_largest(q, 9, group=8, bits=7, encoding=encoding)
+    np.testing.assert_array_equal(keep(q.astype(dtype)), keep(q))

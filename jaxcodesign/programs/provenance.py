@@ -1,0 +1,258 @@
+"""Which parameter a value comes from: how a product gets its name.
+
+Name stacks do not name products (linen has them, nnx and equinox do not). What flows
+into a product does: every value carries an `Origin`, parameters start with their own,
+and each step passes on what it was given.
+
+  a value made of parameters and constants alone keeps the name of the largest leaf
+  a weight that data only selects or scales elementwise (an expert picked by a router,
+    a mask that is an argument) keeps its name, but is no longer `pure`
+  anything else that data touches is an activation, without a name
+
+Backward products of weights have no parameter among their operands; they are named by
+the leaf of the output that they flow into (`sinks`).
+"""
+
+from collections.abc import Hashable, Sequence
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcodesign import tree
+from jaxcodesign.programs.jaxprs import PRODUCTS, Literal, Program, Step, Traced
+
+# What data may do to a weight without making it an activation.
+_SELECT = {"mul", "div", "select_n", "gather", "dynamic_slice"}
+# Inputs whose elements all reach the output, which is larger or smaller.
+_MOVES = {
+  "slice": (0,),
+  "dynamic_slice": (0,),
+  "split": (0,),
+  "pad": (0,),
+  "dynamic_update_slice": (0, 1),
+  "scatter": (0, 2),
+  "scatter-add": (0, 2),
+  "scatter_add": (0, 2),
+}
+
+
+class Origin(NamedTuple):
+  """Where a value comes from.
+
+  Attributes:
+    leaf: Name of the parameter leaf, "" for activations and constants.
+    size: Elements of that leaf; a bias broadcast over a batch outgrows it.
+    pure: No data flowed in: parameters and constants only.
+  """
+
+  leaf: str
+  size: int
+  pure: bool
+
+  @property
+  def rank(self) -> int:
+    """2 for a weight, 1 for a weight that data selected, 0 for everything else."""
+    return (1 + self.pure) if self.leaf else 0
+
+
+DATA = Origin("", 0, False)
+CONSTANT = Origin("", 0, True)
+_SEVERAL = Origin("", -1, True)  # one leaf or another, as a loop or branch has it
+
+
+def parameters(params: Any, traced: Traced) -> list[Origin]:
+  """Origins of the inputs of a traced function whose first argument is `params`."""
+  named = [
+    Origin(name, math.prod(leaf.shape), True)
+    for name, leaf in zip(tree.names(params), jax.tree.leaves(params))
+    if tree.is_array(leaf)
+  ]
+  return named + [DATA] * (len(traced.program.inputs) - len(named))
+
+
+def flow(program: Program, inputs: Sequence[Origin]) -> dict[Hashable, Origin]:
+  """Origin of every variable of a program whose inputs have the given ones."""
+  question = ("flow", *inputs)
+  if question not in program.notes:
+    known: dict[Hashable, Origin] = {v: CONSTANT for v, _ in program.constants}
+    known.update(zip(program.inputs, inputs))
+    for step in program.steps:
+      outs = through(step, [look(known, a) for a in step.reads])
+      known.update(zip(step.writes, outs))
+    program.notes[question] = known
+  return program.notes[question]
+
+
+def look(known: dict[Hashable, Origin], atom: Any) -> Origin:
+  """Origin of a variable or a Literal."""
+  return CONSTANT if isinstance(atom, Literal) else known[atom]
+
+
+def through(step: Step, ins: Sequence[Origin]) -> list[Origin]:
+  """Origins of what `step` writes, from those of what it reads."""
+  if step.inner is not None:
+    return _through_inner(step, ins)
+  if step.op in PRODUCTS and not all(o.leaf for o in ins):
+    # Two weights make a weight (a low-rank update); a cotangent that happens to be
+    # constant does not.
+    return [DATA]
+  largest = max(ins, key=lambda o: o.size, default=CONSTANT)
+  if all(o.pure for o in ins):
+    return [largest] * len(step.writes)
+  if len(step.writes) == 1 and (step.op in _SELECT or len(ins) == 1):
+    size = max(getattr(step.outs[0], "size", 0), 1)  # a token has none
+    named = [o for o in ins if o.leaf and o.size >= size]
+    if named:
+      return [max(named, key=lambda o: o.size)._replace(pure=False)]
+  return [DATA] * len(step.writes)
+
+
+def enter(step: Step, ins: Sequence[Origin]) -> list[list[Origin]]:
+  """Origins of the inputs of each program inside `step`.
+
+  A loop carry has the origin that survives an iteration: a fixed point.
+  """
+  inner, ins = step.inner, list(ins)
+  assert inner is not None
+  if inner.kind == "cond":
+    return [ins[1:]] * len(inner.programs)
+  if inner.kind == "while":
+    n, m = inner.consts
+    carry = _settle(inner.programs[1], ins[n : n + m], ins[n + m :], [])
+    return [[*ins[:n], *carry], [*ins[n : n + m], *carry]]
+  if inner.kind == "scan":
+    n, end = inner.consts[0], inner.consts[0] + inner.carry
+    carry = _settle(inner.programs[0], ins[:n], ins[n:end], ins[end:])
+    return [[*ins[:n], *carry, *ins[end:]]]
+  if inner.kind == "other":
+    return [[DATA] * len(p.inputs) for p in inner.programs]
+  return [ins]
+
+
+def outputs(program: Program, inputs: Sequence[Origin]) -> list[Origin]:
+  """Origins of what a program returns."""
+  known = flow(program, inputs)
+  return [look(known, a) for a in program.outputs]
+
+
+def _through_inner(step: Step, ins: Sequence[Origin]) -> list[Origin]:
+  inner = step.inner
+  assert inner is not None
+  if inner.kind == "other":
+    return [CONSTANT if all(o.pure for o in ins) else DATA] * len(step.writes)
+  entered = enter(step, ins)
+  if inner.kind == "while":
+    return entered[1][inner.consts[1] :]
+  each = [outputs(p, o) for p, o in zip(inner.programs, entered)]
+  return [_join(column) for column in zip(*each)]
+
+
+def _settle(
+  body: Program, consts: list[Origin], carry: list[Origin], xs: list[Origin]
+) -> list[Origin]:
+  while True:
+    after = outputs(body, [*consts, *carry, *xs])[: len(carry)]
+    joined = [_join(pair) for pair in zip(carry, after)]
+    if joined == carry:
+      return carry
+    carry = joined
+
+
+def _join(origins: Sequence[Origin]) -> Origin:
+  """One origin for a value that may be any of several; never gains a name twice."""
+  pure = all(o.pure for o in origins)
+  named = [o for o in origins if o.leaf]
+  if _SEVERAL in origins or any(o.leaf != named[0].leaf for o in named):
+    return _SEVERAL if pure else DATA
+  if pure:
+    return named[0] if named else CONSTANT
+  # A loop that starts from zeros and goes on with data holds data.
+  if len(named) == len(origins):
+    return named[0]._replace(pure=False)
+  return DATA
+
+
+def sinks(program: Program, names: Sequence[str]) -> dict[Hashable, str]:
+  """Names of variables by the output leaf they flow into, elements kept one to one.
+
+  Args:
+    program: Any program.
+    names: One per output of `program`, "" for outputs of no interest.
+
+  Returns:
+    Variable -> name. A variable that flows into several has the first one's.
+  """
+  question = ("sinks", *names)
+  if question not in program.notes:
+    found: dict[Hashable, str] = {}
+    _name(found, program.outputs, names)
+    for step in reversed(program.steps):
+      wanted = [found.get(v, "") for v in step.writes]
+      if any(wanted):
+        _name(found, step.reads, _pull(step, wanted))
+    program.notes[question] = found
+  return program.notes[question]
+
+
+def _name(
+  found: dict[Hashable, str], atoms: Sequence[Any], names: Sequence[str]
+) -> None:
+  for atom, name in zip(atoms, names):
+    if name and not isinstance(atom, Literal):
+      found.setdefault(atom, name)
+
+
+def _pull(step: Step, wanted: list[str]) -> list[str]:
+  """For each input of `step`, the name of the output it reaches one to one."""
+  if step.inner is not None:
+    return _pull_inner(step, wanted)
+  nothing = [""] * len(step.reads)
+  if step.op in PRODUCTS:
+    return nothing
+  first = next(name for name in wanted if name)
+  if step.op in _MOVES:
+    return [first if i in _MOVES[step.op] else "" for i in range(len(step.reads))]
+  if step.op == "concatenate":
+    return [first] * len(step.reads)
+  size = lambda aval: getattr(aval, "size", None)
+  if len(step.writes) == 1:
+    return [first if size(a) == size(step.outs[0]) else "" for a in step.ins]
+  if len(step.writes) == len(step.reads):  # psum, optimization_barrier
+    same = [size(a) == size(b) for a, b in zip(step.ins, step.outs)]
+    return [name if hit else "" for name, hit in zip(wanted, same)]
+  return nothing
+
+
+def _pull_inner(step: Step, wanted: list[str]) -> list[str]:
+  inner = step.inner
+  assert inner is not None
+  if inner.kind in ("while", "other"):
+    return [""] * len(step.reads)
+  reached: dict[Hashable, str] = {}
+  for program in inner.programs:
+    found = sinks(program, wanted)
+    index = len(step.reads) - len(program.inputs)  # cond: 1, the branch index
+    _name(
+      reached, range(index, len(step.reads)), [found.get(v, "") for v in program.inputs]
+    )
+  return [reached.get(i, "") for i in range(len(step.reads))]
+
+
+def gradient_names(outputs: Any, params: Any) -> list[str]:
+  """For each leaf of `outputs`, the parameter that it is the gradient of, else "".
+
+  Its name ends in the parameter's and its shape in the parameter's shape:
+  `jax.value_and_grad` returns leaf `1/encoder/kernel`, the gradient of
+  `encoder/kernel`; a vmapped gradient has leading axes. Parameters that are one leaf
+  have no name to end in, so the shape decides.
+  """
+  known = {n: x.shape for n, x in tree.named_leaves(params).items() if tree.is_array(x)}
+
+  def parameter(name: str, shape: tuple[int, ...]) -> str:
+    parts = name.split("/")
+    tails = ["/".join(parts[i:]) for i in range(len(parts))]
+    fits = lambda t: t in known and shape[len(shape) - len(known[t]) :] == known[t]
+    return next(filter(fits, [*tails, *(known if len(known) == 1 else [])]), "")
+
+  return [parameter(n, x.shape) for n, x in tree.named_leaves(outputs).items()]

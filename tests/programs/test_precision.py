@@ -1,0 +1,128 @@
+"""A policy rounds exactly what it names, prices the same thing, and is never idle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcodesign
+from jaxcodesign.numerics.formats import Fixed, Terms
+from jaxcodesign.programs import precision
+from jaxcodesign.programs.precision import Rule
+
+
+@pytest.fixture
+def params():
+  keys = jax.random.split(jax.random.key(0), 3)
+  return {
+    "conv": jax.random.normal(keys[0], (3, 3, 8, 16)),
+    "dense": {"kernel": jax.random.normal(keys[1], (16, 24)), "bias": jnp.ones(24)},
+  }
+
+
+@pytest.fixture
+def images():
+  return jax.random.normal(jax.random.key(1), (2, 6, 6, 8))
+
+
+def network(params, x):
+  numbers = ("NHWC", "HWIO", "NHWC")
+  x = jax.lax.conv_general_dilated(
+    x, params["conv"], (1, 1), "SAME", None, None, numbers
+  )
+  x = jax.nn.relu(x).mean((1, 2))
+  return x @ params["dense"]["kernel"] + params["dense"]["bias"][None]
+
+
+def test_weights_are_rounded_per_output_channel_along_the_contraction(params, images):
+  fmt = Fixed(4, "channel")
+  by_hand = dict(params)
+  kernel = jnp.transpose(params["conv"], (3, 0, 1, 2)).reshape(16, -1)
+  by_hand["conv"] = jnp.transpose(
+    fmt.quantize(kernel).reshape(16, 3, 3, 8), (1, 2, 3, 0)
+  )
+  by_hand["dense"] = {
+    "kernel": fmt.quantize(params["dense"]["kernel"].T).T,
+    "bias": params["dense"]["bias"],
+  }
+  quantized = jaxcodesign.quantize(network, [Rule("*", weight=fmt)])
+  np.testing.assert_allclose(
+    jax.jit(quantized)(params, images), jax.jit(network)(by_hand, images), rtol=1e-5
+  )
+
+
+def test_activations_are_rounded_along_channels(params, images):
+  fmt = Terms(2, group=1)
+  quantized = jaxcodesign.quantize(network, [Rule("conv", activation=fmt)])
+  np.testing.assert_array_equal(
+    jax.jit(quantized)(params, images), jax.jit(network)(params, fmt.quantize(images))
+  )
+
+
+def test_first_match_wins_and_the_rest_stays(params, images):
+  policy = [Rule("conv", weight=Fixed(3)), Rule("c*", weight=Fixed(8)), Rule("dense*")]
+  with pytest.raises(ValueError, match=r"rule 1 \('c\*'\) decides nothing"):
+    jaxcodesign.quantize(network, policy)(params, images)
+  first = jaxcodesign.quantize(network, [policy[0], policy[2]])(params, images)
+  only = jaxcodesign.quantize(network, [policy[0]])(params, images)
+  np.testing.assert_array_equal(first, only)
+
+
+def test_a_rule_that_matches_nothing_names_the_nearest(params, images):
+  with pytest.raises(ValueError, match=r"'dens/kernel' matches no name.*dense/kernel"):
+    jaxcodesign.quantize(network, [Rule("dens/kernel", Fixed(8))])(params, images)
+
+
+def test_a_group_that_does_not_divide_names_the_product(params, images):
+  with pytest.raises(ValueError, match=r"dense/kernel .*right operand.*group=5"):
+    jaxcodesign.quantize(network, [Rule("dense*", Terms(4, group=5))])(params, images)
+
+
+def test_gradient_is_straight_through(params, images):
+  fmt = Fixed(8)
+  loss = lambda p: jaxcodesign.quantize(network, [Rule("dense*", fmt, fmt)])(
+    p, images
+  ).sum()
+  slope = jax.grad(loss)(params)["dense"]["kernel"]
+  hidden = jax.nn.relu(
+    jax.lax.conv_general_dilated(
+      images, params["conv"], (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC")
+    )
+  ).mean((1, 2))
+  wanted = jnp.broadcast_to(fmt.quantize(hidden).sum(0)[:, None], slope.shape)
+  np.testing.assert_allclose(slope, wanted, rtol=1e-5)
+
+
+def test_a_policy_is_data_one_compilation_serves_all_budgets(params, images):
+  traces = []
+
+  @jax.jit
+  def run(policy, params, images):
+    traces.append(1)
+    return jaxcodesign.quantize(network, policy)(params, images)
+
+  exact = network(params, images)
+  errors = [
+    float(jnp.abs(run((Rule("*", Terms(k)),), params, images) - exact).mean())
+    for k in (2, 6, 12, 32)
+  ]
+  assert errors == sorted(errors, reverse=True) and len(traces) == 1
+
+
+def test_products_of_two_activations_take_the_activation_format():
+  attention = lambda p, x: jnp.einsum("qd,kd->qk", x @ p["q"], x @ p["k"])
+  p = {"q": jnp.eye(8), "k": jnp.eye(8)}
+  x = jax.random.normal(jax.random.key(0), (4, 8))
+  fmt = Fixed(3)
+  quantized = jaxcodesign.quantize(attention, [Rule("", activation=fmt)])
+  rounded = fmt.quantize(x)
+  np.testing.assert_allclose(quantized(p, x), rounded @ rounded.T, rtol=1e-6)
+
+
+def test_assign_gives_the_formats_that_quantize_uses(params, images):
+  workload = jaxcodesign.trace(network)(params, images)
+  policy = [Rule("conv", Fixed(4), Fixed(6)), Rule("dense*", Terms(8))]
+  assert precision.assign(policy, workload.gemms) == [
+    (Fixed(6), Fixed(4)),
+    (None, Terms(8)),
+  ]
