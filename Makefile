@@ -52,4 +52,4 @@ $(VENV)/.run $(VENV)/.test $(VENV)/.dev: $(VENV)/bin/python pyproject.toml const
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist *.egg-info

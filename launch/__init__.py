@@ -1,0 +1,1 @@
+"""Thin programs over jaxcodesign: each parses, calls the library, shows and writes."""

@@ -1,0 +1,146 @@
+"""Trains a model, quantizes it, prices it on accelerators, and writes a report.
+
+python -m launch.codesign configs/fashion_codesign.py
+python -m launch.codesign configs/fashion_codesign.py --train.epochs 3 --out /data/runs
+python -m launch.codesign configs/fashion_codesign.py --dry-run
+"""
+
+import os
+import shlex
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from jaxcodesign.hardware import cost
+from jaxcodesign.programs.workload import Workload, trace
+from jaxcodesign.training import (
+  codesign,
+  data,
+  experiment,
+  progress,
+  record,
+  report,
+  step,
+)
+
+PROG = "python -m launch.codesign"
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns its exit code."""
+  try:
+    launch = experiment.parse(argv, prog=PROG)
+    console = Console()
+    if launch.dry_run:
+      dry_run(launch.config, console)
+    else:
+      command = shlex.join(["python", "-m", "launch.codesign", *argv])
+      run(launch, command, console)
+  except BrokenPipeError:  # the reader of a pipe had enough: `--help | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  except (OSError, ValueError, ArithmeticError) as error:
+    print(f"{PROG}: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(f"{PROG}: stopped; nothing half-written is left", file=sys.stderr)
+    return 130
+  return 0
+
+
+def run(launch: experiment.Launch, command: str, console: Console) -> None:
+  """The six stages."""
+  config: codesign.CodesignConfig = launch.config
+  began = time.perf_counter()
+  folder = experiment.run_folder(launch.out, launch.name)
+  images = data.check(config.data.load())
+  codesign.check(config, images)
+  with progress.bar(f"training on {images.name}", console) as shown:
+    trained = codesign.train(
+      config, images, folder, on_step=shown.on_step, on_epoch=shown.on_epoch
+    )
+  source = "restored from its checkpoint" if trained.restored else "trained"
+  console.print(
+    f"model {source} in {trained.seconds:.0f} s: {trained.accuracy:.2%} of "
+    f"{len(images.test_images):,} test images\n",
+    highlight=False,
+  )
+  work = codesign.workload(config, images)
+  console.print(work.table() + "\n", highlight=False, soft_wrap=True)
+  accuracies = []
+  with console.status("quantizing") as status:
+    for variant, accuracy in codesign.measure(config, trained.params, images):
+      accuracies.append((variant, accuracy))
+      status.update(f"quantizing: {variant.name} {accuracy:.2%}")
+    status.update("pricing and differentiating designs")
+    found = record.result(
+      config, images, trained, work, accuracies, launch.name, command
+    )
+    status.update("writing the report")
+    page = report.write(found, folder)
+  console.print(report.terminal_table(found))
+  console.print(
+    f"\n{time.perf_counter() - began:.0f} s in all; report: {page}",
+    highlight=False,
+    soft_wrap=True,
+  )
+
+
+def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
+  """Compiles the training step, prints its memory and all costs; runs no step."""
+  images = data.check(config.data.load())
+  codesign.check(config, images)
+  work = codesign.workload(config, images)
+  console.print(work.table() + "\n", highlight=False, soft_wrap=True)
+  console.print(_training(config, images), highlight=False, soft_wrap=True)
+  console.print(_costs(config, work))
+
+
+def _training(config: codesign.CodesignConfig, images: data.Images) -> str:
+  size = config.train.batch_size
+  steps = len(images.train_images) // size * config.train.epochs
+  init, update = step.make_update(config.model.apply, config.train, max(steps, 1))
+  state = jax.eval_shape(lambda: init(codesign.initial(config, images)))
+  batch = (
+    jax.ShapeDtypeStruct((size, *images.image_shape), jnp.float32),
+    jax.ShapeDtypeStruct((size,), jnp.int32),
+  )
+  memory = update.lower(state, *batch).compile().memory_analysis()
+  macs = trace(lambda s, *b: update(s, *b))(state, *batch).macs
+  told = "which does not tell its memory"
+  if memory is not None:
+    told = (
+      f"state and batch {memory.argument_size_in_bytes / 2**20:.1f} MiB, "
+      f"temporaries {memory.temp_size_in_bytes / 2**20:.1f} MiB"
+    )
+  return (
+    f"training: {steps:,} steps of {size} images, {macs:,} MAC a step; compiled for "
+    f"{jax.default_backend()}: {told}\n"
+  )
+
+
+def _costs(config: codesign.CodesignConfig, work: Workload) -> Table:
+  table = Table("variant", "accelerator", title="per image", title_justify="left")
+  for column in ("time", "energy", "EDP", "utilization"):
+    table.add_column(column, justify="right")
+  for variant, machine, r in codesign.price(config, work):
+    row = _row(r)
+    table.add_row(variant, machine, *row)
+  return table
+
+
+def _row(r: cost.CostReport) -> list[str]:
+  return [
+    f"{float(r.time_s) * 1e6:.2f} us",
+    f"{float(r.energy_j) * 1e6:.3f} uJ",
+    f"{float(r.edp_js):.3g} Js",
+    f"{float(r.utilization):.1%}",
+  ]
+
+
+if __name__ == "__main__":
+  raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,143 @@
+"""Launchers as a user meets them: help, dry runs, and one clear error each."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from launch import benchmark, codesign
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "fashion_codesign.py")
+
+
+def run(*argv, capsys):
+  """Exit code, standard output and standard error of launch.codesign."""
+  try:
+    code = codesign.main(list(argv))
+  except SystemExit as stop:
+    code = stop.code
+  said = capsys.readouterr()
+  return code, said.out, said.err
+
+
+def test_module_runs_and_lists_configs():
+  environment = dict(os.environ, PYTHONPATH=str(ROOT))
+  done = subprocess.run(
+    [sys.executable, "-m", "launch.codesign", "--help"],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "fashion_codesign.py" in done.stdout and "--dry-run" in done.stdout
+
+
+def test_help_lists_every_field(capsys):
+  code, out, _ = run(CONFIG, "--help", capsys=capsys)
+  assert code == 0
+  for field in ("--train.learning-rate", "--stream", "--accelerators.0.mac.energy-j"):
+    assert field in out
+
+
+def test_dry_run_compiles_prints_costs_and_writes_nothing(tmp_path, capsys):
+  code, out, err = run(
+    CONFIG, "--smoke", "--dry-run", "--out", str(tmp_path), capsys=capsys
+  )
+  assert code == 0, err
+  for word in ("conv1/kernel", "MAC a step", "MiB", "tMAC", "EDP"):
+    assert word in out
+  assert not list(tmp_path.iterdir())
+
+
+def test_smoke_run_writes_a_report_and_restores(tmp_path, capsys):
+  argv = (CONFIG, "--smoke", "--out", str(tmp_path))
+  code, out, err = run(*argv, capsys=capsys)
+  assert code == 0, err
+  folder = tmp_path / "fashion_codesign_smoke"
+  assert str(folder / "report.html") in out.replace("\n", "")
+  assert {p.name for p in folder.iterdir()} == {
+    "checkpoint",
+    "figures",
+    "report.html",
+    "report.json",
+  }
+  assert len(list((folder / "figures").glob("*.png"))) == 5
+  code, out, err = run(*argv, capsys=capsys)
+  assert code == 0 and "restored from its checkpoint" in out
+
+
+@pytest.mark.parametrize(
+  ("argv", "code", "message"),
+  [
+    (["configs/none.py"], 2, "no config file"),
+    ([CONFIG, "--trian.epochs", "3"], 2, "--train.epochs"),
+    ([CONFIG, "--train.epochs", "x"], 2, "invalid"),
+    ([CONFIG, "--smoke", "--stream", "0"], 2, "stream=0"),
+    ([CONFIG, "--smoke", "--variants.1.policy.1.weight.budget", "0"], 2, "budget=0"),
+    ([CONFIG, "--smoke", "--variants.1.policy.1.weight.group", "7"], 1, "group=7"),
+    ([CONFIG, "--smoke", "--variants.0.policy.0.leaf", "fc*"], 1, "'fc*' matches no"),
+  ],
+)
+def test_bad_input_is_one_clear_error(argv, code, message, tmp_path, capsys):
+  found, out, err = run(*argv, "--out", str(tmp_path), capsys=capsys)
+  assert found == code and message in out + err
+  assert "Traceback" not in out + err
+  assert not list(tmp_path.glob("*/report.*"))
+
+
+def test_unwritable_folder_is_noticed_before_any_work(tmp_path, capsys):
+  blocked = tmp_path / "file"
+  blocked.write_text("not a folder")
+  code, out, err = run(CONFIG, "--smoke", "--out", str(blocked), capsys=capsys)
+  assert code == 1 and "cannot write" in err and "--out" in err and "epoch" not in out
+
+
+def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
+  from jaxcodesign.training import checkpoint, data, experiment
+  from jaxcodesign.training import codesign as stages
+
+  config = experiment.load(CONFIG).smoke()
+  params = stages.initial(config, data.check(config.data.load()))
+  params["dense1"]["kernel"] = np.full_like(params["dense1"]["kernel"], np.nan)
+  folder = tmp_path / "fashion_codesign_smoke"
+  folder.mkdir()
+  mark = checkpoint.fingerprint(config.data, config.model, config.train)
+  record = {"fingerprint": mark, "accuracy": 0.5, "history": []}
+  checkpoint.save(folder / "checkpoint", params, record)
+  code, _, err = run(CONFIG, "--smoke", "--out", str(tmp_path), capsys=capsys)
+  assert code == 1 and "dense1/kernel" in err and "NaN" in err
+
+
+def test_a_truncated_data_file_is_refused(tmp_path, capsys):
+  config = tmp_path / "truncated.py"
+  config.write_text(
+    '"""Truncated data."""\n'
+    "import dataclasses\n"
+    "from jaxcodesign.training import data, experiment\n"
+    f"base = experiment.load({CONFIG!r}).smoke()\n"
+    f"source = data.Idx({str(tmp_path)!r})\n"
+    "def config(): return dataclasses.replace(base, data=source)\n"
+    "smoke = config\n"
+  )
+  (tmp_path / "train-images-idx3-ubyte").write_bytes(
+    bytes([0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 28, 0, 0, 0, 28]) + b"x" * 100
+  )
+  code, _, err = run(str(config), "--out", str(tmp_path / "runs"), capsys=capsys)
+  assert code == 1 and "train-images-idx3-ubyte" in err
+
+
+def test_benchmark_measures_ratios(capsys, monkeypatch):
+  found = benchmark.ratio(lambda: sum(range(20_000)), lambda: sum(range(10_000)), 5)
+  assert 1 < found[0] < 4
+  with pytest.raises(SystemExit) as stop:
+    benchmark.main(["speed"])
+  assert stop.value.code == 2 and "there are trace, cost" in capsys.readouterr().err
+  made = benchmark.Measurement("one", 2.0, "x", "floor", "< 3", 0.1)
+  monkeypatch.setattr(benchmark, "GROUPS", {"trace": lambda: iter([made])})
+  assert benchmark.main([]) == 0
+  assert '"value": 2.0' in capsys.readouterr().out
