@@ -97,9 +97,8 @@ def chain(w: jax.Array, x: jax.Array) -> jax.Array:
   return x
 
 
-def pricing() -> Iterator[Measurement]:
+def pricing(designs: int = 100_000) -> Iterator[Measurement]:
   """Throughput of evaluate over designs, and the cost of its gradient."""
-  designs = 100_000
   fn, params, *inputs = published.vgg16()
   work = trace(fn)(params, *inputs)
   layers = len(work.gemms)

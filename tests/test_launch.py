@@ -1,5 +1,6 @@
 """Launchers as a user meets them: help, dry runs, and one clear error each."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from jaxcodesign.programs.workload import trace
 from launch import benchmark, codesign
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -137,7 +139,15 @@ def test_benchmark_measures_ratios(capsys, monkeypatch):
   with pytest.raises(SystemExit) as stop:
     benchmark.main(["speed"])
   assert stop.value.code == 2 and "there are trace, cost" in capsys.readouterr().err
-  made = benchmark.Measurement("one", 2.0, "x", "floor", "< 3", 0.1)
-  monkeypatch.setattr(benchmark, "GROUPS", {"trace": lambda: iter([made])})
+  few = {"trace": lambda: iter(()), "cost": lambda: benchmark.pricing(50)}
+  monkeypatch.setattr(benchmark, "GROUPS", few)
   assert benchmark.main([]) == 0
-  assert '"value": 2.0' in capsys.readouterr().out
+  rows = [json.loads(x) for x in capsys.readouterr().out.split("\n") if x[:1] == "{"]
+  names = [row["name"] for row in rows]
+  assert "gradient of evaluate, exact" in names and "evaluate, time" in names
+  assert all(row["value"] > 0 and row["seconds"] > 0 for row in rows)
+
+
+def test_benchmark_traces_the_programs_it_names():
+  for name, (fn, params, *inputs) in benchmark.programs().items():
+    assert trace(fn)(params, *inputs).macs > 10**6, name
