@@ -12,6 +12,9 @@ SETTINGS = hypothesis.settings(
   derandomize=True,
 )
 
+# For properties that compile several programs an example.
+FEW = hypothesis.settings(SETTINGS, max_examples=10)
+
 
 def integers(shape, seed):
   """Small integers in float32: every sum is exact, so results must be equal."""

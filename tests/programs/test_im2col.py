@@ -4,7 +4,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-from operations import SETTINGS, convolutions, integers
+from operations import FEW, SETTINGS, convolutions, integers
 import pytest
 
 from jaxcodesign import rewrite_gemms, trace
@@ -61,7 +61,7 @@ def test_any_matrix_engine_computes_any_convolution_exactly(case):
   assert not trace(matrices(fn, systolic))(w, x).gemms
 
 
-@SETTINGS
+@FEW
 @hypothesis.given(convolutions())
 def test_gradients_of_any_convolution_are_exact(case):
   fn, w, x = case
