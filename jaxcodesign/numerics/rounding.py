@@ -5,8 +5,15 @@ A rounding has a derivative of zero almost everywhere. Training replaces it by o
 hardware tuning replaces the step itself by a smooth one.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+
+from jaxcodesign.numerics import noise
+
+Rule = Literal["even", "away", "truncate"]
+RULES: tuple[Rule, ...] = ("even", "away", "truncate")
 
 
 @jax.custom_jvp
@@ -30,21 +37,37 @@ def _straight_through_jvp(primals, tangents):
   return primals[1], tangents[0]
 
 
-def to_integer(x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+def to_integer(
+  x: jax.Array, key: jax.Array | noise.Noise | None = None, rule: Rule = "even"
+) -> jax.Array:
   """Rounds to integers, kept in the dtype of `x`.
 
   Args:
     x: [...] floating point.
-    key: None rounds to nearest, ties to even. A PRNG key rounds stochastically: up
-      with a probability equal to the fraction, so the expectation is `x`.
+    key: None rounds by `rule`. A PRNG key or another source of `noise` rounds
+      stochastically: away from zero with a probability equal to the fraction, so the
+      expectation is `x`, and the rounding of -x under the same key is minus that of x.
+    rule: "even" and "away" round to nearest and say where ties go; "truncate" rounds
+      towards zero.
 
   No gradient: wrap in `straight_through` where one is wanted.
   """
-  if key is None:
+  check_rule(rule)
+  source = noise.of(key)
+  if source is None and rule == "even":
     return jnp.round(x)
-  noise = jax.random.uniform(key, x.shape, jnp.float32)
-  low = jnp.floor(x)
-  return low + (noise < (x - low).astype(jnp.float32)).astype(x.dtype)
+  low = jnp.trunc(x)
+  if source is None and rule == "truncate":
+    return low
+  fraction = jnp.abs(x - low).astype(jnp.float32)
+  up = fraction >= 0.5 if source is None else source.up(fraction)
+  return jnp.where(up, low + jnp.copysign(jnp.ones_like(x), x), low)
+
+
+def check_rule(rule: str) -> None:
+  """Raises a ValueError unless `rule` is one of RULES."""
+  if rule not in RULES:
+    raise ValueError(f"rule={rule!r} is none of {', '.join(RULES)}")
 
 
 def straight_through_ceil(x: jax.Array) -> jax.Array:

@@ -16,6 +16,7 @@ Reference: Kung, McDanel, Zhang. "Term Quantization: Furthering Quantization at 
 Time", SC 2020.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import jax
@@ -127,18 +128,58 @@ def _kept_bits(present: jax.Array, budget: jax.Array, bits: int) -> jax.Array:
   whole = edge = left = jnp.zeros_like(present[..., :1])
   spent = jnp.zeros_like(whole)
   fits = jnp.ones(whole.shape, bool)
-  for i in range(bits, -1, -1):
-    total = spent + jnp.sum(present >> i & 1, axis=-1, keepdims=True)
+  for i, plane in _plane_counts(present, bits):
+    total = spent + plane
     first_over = fits & (total > budget)
     edge = jnp.where(first_over, 1 << i, edge)
     left = jnp.where(first_over, budget - spent, left)
     fits &= total <= budget
     whole |= jnp.where(fits, 1 << i, 0)
     spent = total
-  on_edge = ((present & edge) != 0).astype(present.dtype)
-  # Not cumsum: XLA makes a window reduction of it, slow to run and slower to fold.
-  rank = jax.lax.associative_scan(jnp.add, on_edge, axis=-1)
+  rank = _ranks((present & edge) != 0).astype(present.dtype)
   return whole | jnp.where(rank <= left, edge, 0)
+
+
+def _plane_counts(present: jax.Array, bits: int) -> Iterator[tuple[int, jax.Array]]:
+  """(i, number of values [..., 1] of the group with bit i), from i = bits down.
+
+  The counts of several planes ride in the fields of one word, so that a group is summed
+  once for all of them: 8 planes of 4 bits, 4 of 8, or one where groups are large.
+  """
+  group = present.shape[-1]
+  width = 4 if group < 16 else 8 if group < 256 else 32
+  planes = 32 // width
+  for low in reversed(range(0, bits + 1, planes)):
+    chunk = (present >> low).astype(jnp.uint32) & ((1 << planes) - 1)
+    word = jnp.sum(_spread(chunk, width), axis=-1, keepdims=True, dtype=jnp.uint32)
+    for i in reversed(range(min(planes, bits + 1 - low))):
+      field = word >> (width * i) & jnp.uint32((1 << width) - 1)
+      yield low + i, field.astype(present.dtype)
+
+
+def _spread(chunk: jax.Array, width: int) -> jax.Array:
+  """uint32 words whose bit width * i is bit i of `chunk`; the others are zero."""
+  if width == 32:
+    return chunk
+  if width == 8:
+    return chunk * 0x00204081 & 0x01010101
+  chunk = (chunk | chunk << 12) & 0x000F000F
+  chunk = (chunk | chunk << 6) & 0x03030303
+  return (chunk | chunk << 3) & 0x11111111
+
+
+def _ranks(on: jax.Array) -> jax.Array:
+  """How many of a group [..., group] are `on` up to and with each one."""
+  group = on.shape[-1]
+  if group > 31:
+    # Not cumsum: XLA makes a window reduction of it, slow to run and slower to fold.
+    return jax.lax.associative_scan(jnp.add, on.astype(jnp.int32), axis=-1)
+  lane = jax.lax.broadcasted_iota(jnp.uint32, on.shape, on.ndim - 1)
+  word = jnp.sum(
+    on.astype(jnp.uint32) << lane, axis=-1, keepdims=True, dtype=jnp.uint32
+  )
+  upto = (jnp.uint32(2) << lane) - 1
+  return jax.lax.population_count(word & upto)
 
 
 def check_budget(budget: jax.typing.ArrayLike) -> None:

@@ -139,6 +139,20 @@ def test_keeping_twice_is_keeping_once(encoding, group):
     np.testing.assert_array_equal(keep(once, budget), once)
 
 
+@pytest.mark.parametrize("bits", [3, 7, 8, 15, 20])
+@pytest.mark.parametrize("group", [1, 3, 15, 16, 31, 32, 260])
+def test_groups_and_widths_of_any_size_keep_the_first_and_largest(group, bits):
+  rng = np.random.default_rng(bits)
+  q = rng.integers(-(2**bits) + 1, 2**bits, (3, 2 * group), dtype=np.int32)
+  budget = max(1, group * bits // 6)
+  d = np.asarray(terms.digits(jnp.asarray(q), bits)).reshape(3, 2, group, bits + 1)
+  spent = np.abs(d).swapaxes(-1, -2).reshape(3, 2, -1).cumsum(-1)
+  kept = (spent <= budget).reshape(3, 2, bits + 1, group).swapaxes(-1, -2) * d
+  wanted = (kept * 2 ** np.arange(bits, -1, -1)).sum(-1).reshape(q.shape)
+  found = terms.keep_largest(jnp.asarray(q), budget, group=group, bits=bits)
+  np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize(
   ("alpha", "group", "naf", "binary"),
   [(1, 8, 0.143, 0.204), (1.25, 8, 0.086, 0.139), (2, 8, 0.013, 0.038)],

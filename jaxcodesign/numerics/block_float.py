@@ -1,0 +1,124 @@
+"""Block floating point: integers that share the exponent of the largest among them.
+
+The format of FAST, of MSFP and of HBFP: a dot product of two blocks is one of integers
+and one addition of exponents.
+
+References: Zhang, McDanel, Kung, "FAST: DNN Training Under Variable Precision Block
+Floating Point with Stochastic Rounding", HPCA 2022; Darvish Rouhani et al., "Pushing
+the Limits of Narrow Precision Inferencing at Cloud Scale with Microsoft Floating
+Point", NeurIPS 2020; Drumond et al., "Training DNNs with Hybrid Block Floating Point",
+NeurIPS 2018.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcodesign import tree
+from jaxcodesign.numerics import exponents, noise, rounding, terms
+from jaxcodesign.numerics.format import Format, floats
+from jaxcodesign.numerics.sharing import blocks, check_block, unblock
+from jaxcodesign.numerics.storage import signed_type, store_integers
+
+
+class Window(NamedTuple):
+  """Exponents in fewer than 8 bits: codes below the top one of the tensor."""
+
+  codes: jax.Array
+  top: jax.Array
+
+
+@tree.pytree
+class BlockFloat(Format):
+  """Sign and `mantissa` bits, no hidden one, in steps of 2^(E - mantissa + 1).
+
+  E = floor(log2(max|x|)) of the block; elements saturate at 2^mantissa - 1 steps.
+  The scale is E as int32 [..., ceil(N / block)], 128 where the block holds NaN or inf.
+
+  Attributes:
+    mantissa: Magnitude bits, 1 to 23, rounded down; a leaf, so that a precision
+      schedule compiles once. `pack` needs it known.
+    block: Neighbours along the last axis with one exponent. A last block that is not
+      full counts as filled with zeros.
+    exponent: Bits of E, 1 to 8. With 8 it is absolute, one E8M0 byte. With less it
+      counts down from the largest of the tensor, which all blocks then share: blocks
+      below the window take its lowest exponent and lose bits, and NaN is everywhere.
+    rule: "even", "away", or FAST's "truncate", where no noise is given.
+  """
+
+  mantissa: jax.typing.ArrayLike = 4
+  block: int = tree.static(default=16)
+  exponent: int = tree.static(default=8)
+  rule: rounding.Rule = tree.static(default="even")
+
+  def __post_init__(self):
+    if tree.is_concrete(self.mantissa):
+      low, high = np.min(self.mantissa), np.max(self.mantissa)
+      if not 1 <= low <= high < 24:
+        raise ValueError(f"mantissa={self.mantissa} is outside 1..23")
+    check_block(self.block)
+    if not 1 <= self.exponent <= 8:
+      raise ValueError(f"exponent={self.exponent} bits are outside 1..8")
+    rounding.check_rule(self.rule)
+
+  def scale(self, x: jax.Array) -> jax.Array:
+    e = exponents.floor_log2(exponents.peak_bits(blocks(floats(x), self.block)))
+    if self.exponent == 8:
+      return e
+    top = jnp.max(e)
+    e = jnp.maximum(e, top - (2**self.exponent - 1))
+    return jnp.where(top == exponents.INFINITE, top, e)
+
+  def _mantissa(self) -> jax.Array:
+    return jnp.asarray(self.mantissa).astype(jnp.int32)
+
+  def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
+    m = self._mantissa()
+    lanes = blocks(x, self.block)
+    steps = exponents.times_power_of_two(lanes, (m - 1 - scale)[..., None])
+    most = ((1 << m) - 1).astype(jnp.float32)
+    whole = rounding.to_integer(steps, source, self.rule)
+    return unblock(jnp.clip(whole, -most, most), x.shape)
+
+  def values(self, elements: jax.Array, scale: Any) -> jax.Array:
+    lanes = blocks(elements, self.block)
+    poisoned = scale == exponents.INFINITE
+    e = jnp.where(poisoned, scale, scale - (self._mantissa() - 1))
+    return unblock(exponents.scaled(lanes, e[..., None]), elements.shape)
+
+  def store(self, elements: jax.Array) -> jax.Array:
+    if not tree.is_concrete(self.mantissa):
+      raise ValueError(
+        "pack needs a mantissa that is known: its bits decide the storage type; "
+        "replace the traced leaf by a number"
+      )
+    return store_integers(elements, 2 ** int(np.max(self.mantissa)) - 1)
+
+  def store_scale(self, scale: jax.Array) -> Any:
+    if self.exponent == 8:
+      return exponents.to_e8m0(scale)
+    top, half = jnp.max(scale), 2 ** (self.exponent - 1)
+    codes = scale - top + half - 1
+    return Window(codes.astype(signed_type(half - 1)), exponents.to_e8m0(top))
+
+  def load_scale(self, stored: Any) -> jax.Array:
+    if self.exponent == 8:
+      return exponents.from_e8m0(stored)
+    top, half = exponents.from_e8m0(stored.top), 2 ** (self.exponent - 1)
+    return stored.codes.astype(jnp.int32) + top - half + 1
+
+  def bits_per_value(self) -> Any:
+    return 1.0 + (
+      int(np.asarray(self.mantissa)) if _is_number(self.mantissa) else self._mantissa()
+    )
+
+  def terms_per_value(self) -> Any:
+    if _is_number(self.mantissa):
+      return float(terms.most_terms(int(np.asarray(self.mantissa))))
+    return (self._mantissa() // 2 + 1).astype(jnp.float32)
+
+
+def _is_number(leaf: Any) -> bool:
+  return tree.is_concrete(leaf) and np.ndim(leaf) == 0
