@@ -344,7 +344,7 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
   if site.recomputed:
     role = "recompute"
   elif site.backward:
-    weighted = any(o.leaf for o in origins)
+    weighted = any(o.rank == 2 for o in origins)
     role = "weight_gradient" if output and not weighted else "input_gradient"
   flip = products.flipped(step, origins)
   left, right = origins[::-1] if flip else origins

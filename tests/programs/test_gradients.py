@@ -185,6 +185,16 @@ def test_attention_has_gradients_of_activations():
   )
 
 
+def test_an_embedding_below_a_layer_is_its_input_and_no_weight_of_it():
+  params = {"wte": array(11, 4), "w": array(4, 6)}
+  loss = lambda p, ids: jnp.sum((p["wte"].at[ids].get(mode="clip") @ p["w"]) ** 2)
+  ids = jax.ShapeDtypeStruct((5,), jnp.int32)
+  # The input gradient ends in the embedding, but it is not what multiplies its weight.
+  assert sorted(view(trace(jax.grad(loss))(params, ids))) == sorted(
+    [("forward", "w"), ("weight_gradient", "w"), ("input_gradient", "w")]
+  )
+
+
 def test_one_leaf_of_parameters_is_found_by_its_shape():
   for grad in (jax.grad, jax.value_and_grad):
     work = trace(grad(lambda w, x: jnp.sum(jnp.tanh(x @ w))))(array(4, 3), array(2, 4))

@@ -286,6 +286,23 @@ def test_a_warm_jitted_helper_is_rewritten():
   np.testing.assert_array_equal(helper(w, x), 4 * jnp.ones((2, 4)))  # itself untouched
 
 
+@pytest.mark.parametrize("prevent_cse", [True, False])
+@pytest.mark.parametrize("policy", [None, jax.checkpoint_policies.dots_saveable])
+def test_checkpoints_keep_their_policy_and_their_barrier(policy, prevent_cse):
+  fn = jax.checkpoint(
+    lambda w, x: jnp.sin(jnp.sin(x @ w) @ w), policy=policy, prevent_cse=prevent_cse
+  )
+  w, x = jnp.ones((4, 4)), jnp.ones((2, 4))
+  inside, outside = same(jax.grad(loss_of(fn))), jax.grad(loss_of(same(fn)))
+  roles = lambda grad: [g.role for g in trace(grad)(w, x).gemms]
+  barriers = lambda grad: jax.jit(grad).lower(w, x).as_text().count("barrier")
+  for grad in (inside, outside):
+    assert roles(grad) == roles(jax.grad(loss_of(fn)))
+    assert barriers(grad) == barriers(jax.grad(loss_of(fn)))
+  assert roles(inside).count("recompute") == (2 if policy is None else 0)
+  assert (barriers(inside) > 0) == prevent_cse
+
+
 def test_derivatives_of_relu_survive():
   def fn(w, x):
     return jnp.sum(jax.nn.relu(x @ w))

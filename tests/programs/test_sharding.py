@@ -91,13 +91,11 @@ def test_explicit_shardings_are_kept(grad):
 def test_shardings_that_a_function_asks_for_are_kept():
   mesh = mesh_of()
   rows = jax.NamedSharding(mesh, jax.P("data"))
-  inner = jax.jit(lambda w, x: x @ w, out_shardings=rows)
-
-  def fn(w, x):
-    return jax.lax.with_sharding_constraint(inner(w, x), rows)
-
-  out = jax.jit(rewrite_gemms(fn, SAME))(jnp.ones((4, 4)), jnp.ones((8, 4)))
-  assert out.sharding.is_equivalent_to(rows, 2)
+  asks = jax.jit(lambda w, x: x @ w, out_shardings=rows)
+  constrains = lambda w, x: jax.lax.with_sharding_constraint(x @ w, rows)
+  for fn in (asks, constrains):
+    out = jax.jit(rewrite_gemms(fn, SAME))(jnp.ones((4, 4)), jnp.ones((8, 4)))
+    assert out.sharding.is_equivalent_to(rows, 2)
 
 
 @pytest.mark.parametrize("check", [True, False])
