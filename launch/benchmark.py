@@ -9,13 +9,12 @@ Each number is the median of several repetitions, its floor measured in between.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import json
 import statistics
 import sys
-import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,38 +24,8 @@ from rich.table import Table
 from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
-
-
-class Measurement(NamedTuple):
-  """A ratio, what it is measured against, and what it should be."""
-
-  name: str
-  value: float
-  unit: str
-  floor: str
-  target: str
-  seconds: float  # of one repetition of the thing measured
-
-
-def seconds(run: Callable[[], Any], repetitions: int) -> list[float]:
-  """Wall time of each of several runs, the first left out."""
-  jax.block_until_ready(run())
-  taken = []
-  for _ in range(repetitions):
-    began = time.perf_counter()
-    jax.block_until_ready(run())
-    taken.append(time.perf_counter() - began)
-  return taken
-
-
-def ratio(
-  run: Callable[[], Any], floor: Callable[[], Any], repetitions: int = 7
-) -> tuple[float, float]:
-  """Median of the ratios of paired repetitions, and the median seconds of `run`."""
-  pairs = [(seconds(run, 1)[0], seconds(floor, 1)[0]) for _ in range(repetitions)]
-  return statistics.median(a / b for a, b in pairs), statistics.median(
-    a for a, _ in pairs
-  )
+from launch.benchmark_numerics import numerics
+from launch.timing import Measurement, ratio, seconds
 
 
 def tracing() -> Iterator[Measurement]:
@@ -128,7 +97,7 @@ def pricing(designs: int = 100_000) -> Iterator[Measurement]:
     )
 
 
-GROUPS = {"trace": tracing, "cost": pricing}
+GROUPS = {"trace": tracing, "cost": pricing, "numerics": numerics}
 
 
 def main(argv: list[str]) -> int:

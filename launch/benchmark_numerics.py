@@ -5,17 +5,13 @@ rounding allocates one too; the two run in turns and the median of the paired ra
 is reported. A stochastic rounding is measured against its nearest twin.
 """
 
-from collections.abc import Callable, Iterator
-import statistics
-import time
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from jaxcodesign.numerics import formats
-
-Row = tuple[str, float, str, str, str, float]
+from launch.timing import Measurement, ratio
 
 FORMATS: dict[str, tuple[formats.Format, float]] = {
   "int8": (formats.Fixed(8), 1.5),
@@ -31,48 +27,33 @@ FORMATS: dict[str, tuple[formats.Format, float]] = {
 }
 
 
-def numerics(sizes: tuple[int, ...] = (1024, 4096)) -> Iterator[Row]:
-  """Yields (name, value, unit, floor, target, seconds), one measurement each.
+def numerics(
+  sizes: Sequence[int] = (1024, 4096), names: Iterable[str] = FORMATS
+) -> Iterator[Measurement]:
+  """Rounding to nearest, stochastically, and packing, each format at each size.
 
   Args:
     sizes: Sides of the square float32 arrays.
+    names: Of FORMATS.
   """
   for size in sizes:
     x = jax.random.normal(jax.random.key(0), (size, size))
-    for name, (fmt, most) in FORMATS.items():
+    for name in names:
+      fmt, most = FORMATS[name]
       yield from _measured(f"{name}, {size}^2", fmt, x, most)
 
 
 def _measured(
   title: str, fmt: formats.Format, x: jax.Array, most: float
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
   key = jax.random.key(1)
   copy = jax.jit(jnp.copy)
   nearest = jax.jit(lambda fmt, x: fmt.quantize(x))
   noisy = jax.jit(lambda fmt, x, key: fmt.quantize(x, key))
   pack = jax.jit(fmt.pack)  # the format closed over: a traced mantissa has no storage
   value, took = ratio(lambda: nearest(fmt, x), lambda: copy(x))
-  yield f"nearest {title}", value, "x", "fresh copy", f"<= {most}", took
+  yield Measurement(f"nearest {title}", value, "x", "copy", f"<= {most} x", took)
   value, took = ratio(lambda: noisy(fmt, x, key), lambda: nearest(fmt, x))
-  yield f"stochastic {title}", value, "x", "its nearest twin", "<= 1.5", took
+  yield Measurement(f"stochastic {title}", value, "x", "nearest", "<= 1.5 x", took)
   value, took = ratio(lambda: pack(x), lambda: copy(x))
-  yield f"pack {title}", value, "x", "fresh copy", f"<= {max(most, 3.0)}", took
-
-
-def ratio(
-  run: Callable[[], Any], floor: Callable[[], Any], repetitions: int = 9
-) -> tuple[float, float]:
-  """Median ratio of paired runs, after one each, and the median seconds of `run`."""
-  for warm in (run, floor):
-    _seconds(warm)
-  pairs = [(_seconds(run), _seconds(floor)) for _ in range(repetitions)]
-  return (
-    statistics.median(a / b for a, b in pairs),
-    statistics.median(a for a, _ in pairs),
-  )
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-  began = time.perf_counter()
-  jax.block_until_ready(run())
-  return time.perf_counter() - began
+  yield Measurement(f"pack {title}", value, "x", "copy", "<= 3 x", took)

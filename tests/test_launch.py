@@ -138,13 +138,20 @@ def test_benchmark_measures_ratios(capsys, monkeypatch):
   assert 1 < found[0] < 4
   with pytest.raises(SystemExit) as stop:
     benchmark.main(["speed"])
-  assert stop.value.code == 2 and "there are trace, cost" in capsys.readouterr().err
-  few = {"trace": lambda: iter(()), "cost": lambda: benchmark.pricing(50)}
+  assert (
+    stop.value.code == 2
+    and "there are trace, cost, numerics" in capsys.readouterr().err
+  )
+  few = {
+    "cost": lambda: benchmark.pricing(50),
+    "numerics": lambda: benchmark.numerics((16,), names=("int8", "MXFP4")),
+  }
   monkeypatch.setattr(benchmark, "GROUPS", few)
   assert benchmark.main([]) == 0
   rows = [json.loads(x) for x in capsys.readouterr().out.split("\n") if x[:1] == "{"]
   names = [row["name"] for row in rows]
   assert "gradient of evaluate, exact" in names and "evaluate, time" in names
+  assert "nearest int8, 16^2" in names and "pack MXFP4, 16^2" in names
   assert all(row["value"] > 0 and row["seconds"] > 0 for row in rows)
 
 
