@@ -4,7 +4,6 @@ import ast
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -85,21 +84,22 @@ def test_files_are_concepts_of_at_most_400_lines():
 def test_import_is_light():
   code = """
 import sys, time
-import jax, numpy, chex, einops
+start = time.perf_counter()
+import jax
+floor = time.perf_counter() - start
+import numpy, chex, einops
 start = time.perf_counter()
 import jaxcodesign
-print(time.perf_counter() - start)
+print((time.perf_counter() - start) / floor)
 print([m for m in ("flax", "optax", "orbax", "rich", "tyro", "matplotlib", "equinox")
        if m in sys.modules])
 print(len([n for n in dir(jaxcodesign) if not n.startswith("_")]))
 """
-  started = time.perf_counter()
   run = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
-  total = time.perf_counter() - started
-  seconds, heavy, names = run.stdout.strip().split("\n")
+  ratio, heavy, names = run.stdout.strip().split("\n")
   assert heavy == "[]" and int(names) <= 20
-  # Relative, not absolute: the machine may be busy. What jaxcodesign adds to importing
-  # its four dependencies is a small part of the whole.
-  assert float(seconds) < 0.3 * total
+  # Relative, as the machine may be busy: importing jax takes 0.4 s on a quiet one, so
+  # this is the 0.2 s that importing the library may add.
+  assert float(ratio) < 0.5

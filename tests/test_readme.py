@@ -26,7 +26,7 @@ def test_links_of_the_readme_lead_somewhere(target):
 def test_commands_of_the_readme_exist():
   targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
   for command in re.findall(r"make (run|test|benchmark|[a-z]+)\b", README):
-    assert command in targets or command in ("cheaper",), command
+    assert command in targets, command
   for module in re.findall(r"-m (launch\.[a-z]+)", README):
     assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
   for path in re.findall(r"`((?:jaxcodesign|configs|tests|launch)/[\w./]+)`", README):

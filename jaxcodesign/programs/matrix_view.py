@@ -1,9 +1,12 @@
 """The matrix view of a workload: one product a line, as text and as HTML."""
 
-import html as escape
-from typing import Any
+from __future__ import annotations
 
-from jaxcodesign.programs.workload import Workload
+import html as escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jaxcodesign.programs.workload import Workload
 
 HEADER = ("product", "kind", "role", "batch", "m", "k", "n", "count", "MAC")
 

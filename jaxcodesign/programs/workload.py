@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxcodesign import tree
-from jaxcodesign.programs import jaxprs, products, provenance
+from jaxcodesign.programs import jaxprs, matrix_view, products, provenance
 from jaxcodesign.programs.jaxprs import Program, Step, Unsupported
 from jaxcodesign.programs.provenance import Origin
 
@@ -147,13 +147,9 @@ class Workload:
 
   def table(self) -> str:
     """The matrix view as text, one product a line."""
-    from jaxcodesign.programs import matrix_view
-
     return matrix_view.text(self)
 
   def _repr_html_(self) -> str:
-    from jaxcodesign.programs import matrix_view
-
     return matrix_view.html(self)
 
 
