@@ -147,6 +147,10 @@ class Fixed(Format):
     middle = 2 ** (self.bits - 1)
     return Affine(stored.step, stored.zero.astype(jnp.float32) + middle)
 
+  @property
+  def pointwise(self) -> bool:
+    return self.share == "tensor"
+
   def check(self, length: int) -> None:
     check_group(self.share, length)
 

@@ -136,6 +136,11 @@ class Format(abc.ABC):
     """Terms that a single value may have; may be traced."""
     return self.terms_per_value()
 
+  @property
+  def pointwise(self) -> bool:
+    """Whether one scale, or none, serves the whole array: any layout has one grid."""
+    return False
+
   def check(self, length: int) -> None:
     """Raises a ValueError if a last axis of `length` cannot be rounded."""
     del length  # blocks that do not divide are padded

@@ -129,6 +129,10 @@ class Logarithmic(Format):
   def bits_per_value(self) -> float:
     return float(self.bits)
 
+  @property
+  def pointwise(self) -> bool:
+    return self.share == "tensor"
+
   def check(self, length: int) -> None:
     check_group(self.share, length)
 

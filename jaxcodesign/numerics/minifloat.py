@@ -200,6 +200,10 @@ class Minifloat(Format):
   def bits_per_value(self) -> float:
     return float(1 + self.exponent + self.mantissa)
 
+  @property
+  def pointwise(self) -> bool:
+    return self.share in (None, "tensor")
+
   def check(self, length: int) -> None:
     check_group(self.share, length)
 

@@ -101,6 +101,10 @@ class Terms(Format):
     most = float(terms.most_terms(self.bits, self.encoding))
     return jnp.minimum(jnp.asarray(self.budget, jnp.result_type(float)), most)
 
+  @property
+  def pointwise(self) -> bool:
+    return self.group == 1 and self.share == "tensor"
+
   def check(self, length: int) -> None:
     terms.check_group(self.group, (length,))
     check_group(self.share, length)

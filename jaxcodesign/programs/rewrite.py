@@ -28,12 +28,29 @@ from jaxcodesign.programs.jaxprs import Program, Step, Unsupported
 from jaxcodesign.programs.provenance import Origin
 from jaxcodesign.programs.workload import Gemm, Site, gemm_of
 
-Dot = Callable[[jax.Array, jax.Array], jax.Array]
+
+@dataclasses.dataclass(frozen=True)
+class Dot:
+  """The original product, on canonical operands.
+
+  Attributes:
+    product: (lhs, rhs) -> out; bilinear, without a traced value of its own.
+    loops: Numbers of the iterations around it, outermost first, traced; empty unless
+      `rewrite_gemms` was asked to count.
+  """
+
+  product: Callable[[jax.Array, jax.Array], jax.Array]
+  loops: tuple[jax.Array, ...] = ()
+
+  def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return self.product(lhs, rhs)
+
+
 Rule = Callable[[Gemm, jax.Array, jax.Array, Dot], jax.Array]
 
 
 def rewrite_gemms(
-  fn: Callable[..., Any], rule: Rule, *, matrices: bool = False
+  fn: Callable[..., Any], rule: Rule, *, matrices: bool = False, loops: bool = False
 ) -> Callable[..., Any]:
   """Returns `fn` with every matrix product computed by `rule`.
 
@@ -51,14 +68,19 @@ def rewrite_gemms(
       as often as windows hold it, and returns [batch, m, n]; `dot` is then the batched
       product lhs @ rhs.T, so any matrix engine can be the rule. Equal to the
       convolution up to the order of summation.
+    loops: Whether `dot.loops` holds the traced numbers of the iterations of every scan
+      and while around the product, as a source of noise needs them.
 
   Returns:
-    A function of the same arguments as `fn`.
+    A function of the same arguments as `fn`. The body of a `jax.custom_vjp` is
+    rewritten; its backward pass stays its author's, on the residuals of the rewritten
+    forward pass.
 
   Raises:
-    Unsupported: When called, for a product inside a custom derivative or inside a
-      primitive that this library does not know, or a ragged one, with the user's file
-      and line; such products would otherwise silently stay as they are.
+    Unsupported: When called, for a product inside a primitive that this library does
+      not know, or a ragged one; when differentiated, for a product inside a
+      `jax.custom_jvp`. The message has the user's file and line; such products would
+      otherwise silently stay as they are.
     TypeError: When called, if the rule returns another shape or dtype.
   """
 
@@ -67,7 +89,7 @@ def rewrite_gemms(
     traced = jaxprs.trace_program(fn, (params, *args), kwargs)
     origins = provenance.parameters(params, traced)
     names = provenance.gradient_names(traced.shape, params)
-    walk = _Walk(rule, matrices)
+    walk = _Walk(rule, matrices, loops)
     site = Site(source=jaxprs.caller())
     out = walk.run(traced.program, traced.arrays, origins, names, site)
     return jax.tree.unflatten(jax.tree.structure(traced.shape), out)
@@ -81,6 +103,8 @@ class _Walk:
 
   rule: Rule
   matrices: bool
+  count: bool
+  loops: tuple[jax.Array, ...] = ()
 
   def run(
     self,
@@ -121,10 +145,31 @@ class _Walk:
       functools.partial(self.body, program, origins, outputs, site)
       for program, origins in zip(inner.programs, provenance.enter(step, ins))
     ]
-    return jaxprs.execute(step, values, bodies)
+    if inner.kind == "custom":
+      # What runs when differentiated: the residuals have no name among the outputs.
+      again = lambda program: functools.partial(
+        self.body,
+        program,
+        ins[len(ins) - len(program.inputs) :],
+        [""] * len(program.outputs),
+        site,
+      )
+      return jaxprs.execute_custom(step, values, bodies[0], again)
+    return jaxprs.execute(step, values, bodies, count=self.count)
 
-  def body(self, program: Program, origins: Any, names: Any, site: Site, *values: Any):
-    return self.run(program, values, origins, names, site)
+  def body(
+    self,
+    program: Program,
+    origins: Sequence[Origin],
+    names: Sequence[str],
+    site: Site,
+    *values: Any,
+    index: jax.Array | None = None,
+  ) -> list[Any]:
+    walk = self
+    if index is not None:
+      walk = dataclasses.replace(self, loops=(*self.loops, index))
+    return walk.run(program, values, origins, names, site)
 
   def product(
     self, step: Step, values: list[Any], ins: list[Origin], output: str, site: Site
@@ -134,7 +179,7 @@ class _Walk:
     lhs, rhs, dot, shape, finish = products.canonical(
       step, *values, flip=flip, matrices=self.matrices
     )
-    out = self.rule(gemm, lhs, rhs, dot)
+    out = self.rule(gemm, lhs, rhs, Dot(dot, self.loops))
     dtype = step.outs[0].dtype
     if not tree.is_array(out) or (out.shape, out.dtype) != (shape, dtype):
       given = f"{out.dtype}{list(out.shape)}" if tree.is_array(out) else repr(out)
@@ -151,11 +196,13 @@ def _refuse(step: Step, site: Site) -> None:
     raise Unsupported(
       f"{where}: {step.op} cannot be rewritten; write it as a dense einsum"
     )
-  kind, programs = (step.inner.kind, step.inner.programs) if step.inner else ("", ())
-  if kind in ("custom", "other") and any(p.has_product for p in programs):
-    inside = "a custom derivative" if kind == "custom" else step.op
+  inner = step.inner
+  if inner is None or not any(p.has_product for p in inner.programs):
+    return
+  custom = inner.kind == "custom"
+  if inner.kind == "other" or (custom and not jaxprs.can_rewrite(step)):
     raise Unsupported(
-      f"{where}: a matrix product inside {inside} cannot be rewritten; "
-      "rewrite the function without it, or rewrite its gradient: "
+      f"{where}: a matrix product inside {step.op} cannot be rewritten; rewrite the "
+      "function without it, or rewrite its gradient: "
       "rewrite_gemms(jax.grad(loss), rule)"
     )

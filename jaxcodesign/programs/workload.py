@@ -75,6 +75,7 @@ class Gemm:
       convolution, whose products overlap.
     window: Taps of a convolution's kernel; k is window times channels.
     dtype: Of the left operand.
+    custom: Whether it stands inside a function with a derivative of its own.
     source: `file:line` of the user's code.
   """
 
@@ -93,6 +94,7 @@ class Gemm:
   out_elements: int = tree.static(default=0)
   window: int = tree.static(default=1)
   dtype: str = tree.static(default="float32")
+  custom: bool = tree.static(default=False)
   source: str = tree.static(default="")
 
   @property
@@ -154,12 +156,14 @@ class Workload:
 
 
 class Site(NamedTuple):
-  """Where a step stands: how often it runs, in which pass, inside which user's line."""
+  """Where a step stands: how often it runs, in which pass, inside which user's line,
+  and whether a custom derivative is around it."""
 
   times: int = 1
   backward: bool = False
   recomputed: bool = False
   source: str = "<unknown>"
+  custom: bool = False
 
   def at(self, step: Step) -> "Site":
     """The site of `step` itself."""
@@ -173,7 +177,10 @@ class Site(NamedTuple):
   def inside(self, step: Step) -> "Site":
     """The site of the programs inside `step`."""
     assert step.inner is not None
-    return self.at(step)._replace(times=self.times * step.inner.times)
+    return self.at(step)._replace(
+      times=self.times * step.inner.times,
+      custom=self.custom or step.inner.kind == "custom",
+    )
 
 
 def trace(
@@ -359,5 +366,6 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
     window=products.window(step, flip),
     out_elements=step.outs[0].size,
     dtype=str(step.ins[1 if flip else 0].dtype),
+    custom=site.custom,
     source=site.source,
   )

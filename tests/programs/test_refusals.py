@@ -179,8 +179,6 @@ def calls_jvp(w, x):
 @pytest.mark.parametrize(
   ("fn", "reason"),
   [
-    (calls_vjp, "custom derivative"),
-    (calls_jvp, "custom derivative"),
     (ragged, "ragged_dot_general"),
     (strided, "subsample"),
   ],
@@ -190,6 +188,16 @@ def test_rewrite_refuses_products_that_no_rule_would_see(fn, reason, wrap):
   with pytest.raises(Unsupported) as refusal:
     rewrite_gemms(wrap(fn), SAME)(W, X)
   assert line_of(fn) in str(refusal.value) and reason in str(refusal.value)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit, jax.checkpoint])
+def test_the_value_of_a_custom_jvp_is_rewritten_its_derivative_refused(wrap):
+  fn = wrap(lambda w, x: calls_jvp(w, x).sum())
+  doubled = rewrite_gemms(fn, lambda gemm, lhs, rhs, dot: 2 * dot(lhs, rhs))
+  np.testing.assert_allclose(doubled(W, X), np.sin(2 * X @ W).sum(), rtol=1e-6)
+  with pytest.raises(Unsupported, match=r"jax\.custom_jvp") as refusal:
+    jax.grad(doubled)(W, X)
+  assert line_of(calls_jvp) in str(refusal.value)
 
 
 def wrong(shape, dtype="float32"):
