@@ -25,6 +25,7 @@ from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
 from launch.benchmark_numerics import numerics
+from launch.benchmark_training import training
 from launch.timing import Measurement, ratio, seconds
 
 
@@ -97,7 +98,7 @@ def pricing(designs: int = 100_000) -> Iterator[Measurement]:
     )
 
 
-GROUPS = {"trace": tracing, "cost": pricing, "numerics": numerics}
+GROUPS = {"trace": tracing, "cost": pricing, "numerics": numerics, "training": training}
 
 
 def main(argv: list[str]) -> int:
