@@ -17,9 +17,10 @@ from jaxcodesign.training import models, step
 from launch.timing import Measurement, ratio
 
 BATCH, PIXELS, CLASSES = 128, 28, 10
+BFP4 = formats.BlockFloat(4)
 RULES = {
   "int8": Rule("*", formats.Fixed(8), formats.Fixed(8), formats.Fixed(8)),
-  "BFP 4 bit": Rule("*", *(formats.BlockFloat(4),) * 3),
+  "BFP 4 bit": Rule("*", BFP4, BFP4, BFP4),
 }
 Network = tuple[Callable[[Any, jax.Array], jax.Array], Any]
 
