@@ -7,13 +7,17 @@
   ScaledBlocks  minifloats under two levels of scales: NVFP4
   Logarithmic   powers of two, and of roots of two
   Terms         integers under a budget of powers of two
+  Calibrated    any of them with a scale from data seen before
+  LSQ PACT DoReFa   integers whose range is learned, or bounded by a function
 
 Each is defined, with its laws, by `Format` in numerics/format.py.
 """
 
 from jaxcodesign.numerics.block_float import BlockFloat
+from jaxcodesign.numerics.calibration import Calibrated
 from jaxcodesign.numerics.fixed import Fixed
 from jaxcodesign.numerics.format import Format, Packed
+from jaxcodesign.numerics.learned import LSQ, PACT, DoReFa
 from jaxcodesign.numerics.logarithmic import Logarithmic
 from jaxcodesign.numerics.microscaling import (
   MXFP4,
@@ -36,6 +40,7 @@ __all__ = [
   "E3M2",
   "E4M3",
   "E5M2",
+  "LSQ",
   "MXFP4",
   "MXFP6_E2M3",
   "MXFP6_E3M2",
@@ -43,7 +48,10 @@ __all__ = [
   "MXFP8_E5M2",
   "MXINT8",
   "NVFP4",
+  "PACT",
   "BlockFloat",
+  "Calibrated",
+  "DoReFa",
   "Fixed",
   "Format",
   "Logarithmic",
