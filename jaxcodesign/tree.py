@@ -94,6 +94,16 @@ def is_concrete(leaf: Any) -> bool:
   return isinstance(leaf, (int, float, np.ndarray, np.generic, jax.Array))
 
 
+def check_number(name: str, leaf: Any) -> None:
+  """Raises a TypeError if the leaf `name`, traced or not, is no real number."""
+  if is_array(leaf) and not (
+    jnp.issubdtype(leaf.dtype, jnp.integer) or jnp.issubdtype(leaf.dtype, jnp.floating)
+  ):
+    raise TypeError(
+      f"{name} has dtype {leaf.dtype}; pass an integer or a floating-point number"
+    )
+
+
 def match(pattern: str, candidates: Iterable[str]) -> list[str]:
   """The candidates that the shell-style glob `pattern` selects.
 

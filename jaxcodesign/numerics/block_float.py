@@ -72,6 +72,7 @@ class BlockFloat(Format):
     return jnp.where(top == exponents.INFINITE, top, e)
 
   def _mantissa(self) -> jax.Array:
+    tree.check_number("mantissa", self.mantissa)
     return jnp.asarray(self.mantissa).astype(jnp.int32)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:

@@ -91,6 +91,9 @@ def _shared(error: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 class Calibrated(Format):
   """A format whose scale is known: `scale(x)` looks at no data but its shape.
 
+  A NaN stays one when rounded, alone: the scale does not know of it. Integer codes have
+  none, so pack finite values only.
+
   Attributes:
     format: How values are rounded.
     stored: Its scale, a leaf or a tree of them; what lies beyond saturates.

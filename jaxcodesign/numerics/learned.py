@@ -137,7 +137,7 @@ class PACT(_Learned):
     )
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    steps = in_steps(jnp.clip(x, 0, scale), self._step(scale))
+    steps = in_steps(jnp.clip(x, jnp.float32(0), scale), self._step(scale))
     return jnp.clip(rounding.to_integer(steps, source), 0, 2**self.bits - 1)
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:

@@ -61,6 +61,7 @@ class Terms(Format):
     return 2**self.bits - (self.encoding == "booth4")
 
   def scale(self, x: jax.Array) -> jax.Array:
+    terms.check_budget(self.budget)
     terms.check_group(self.group, x.shape)
     peak = exponents.peak(lanes(floats(x), self.share), axis_of(self.share))
     return step_of(peak, 2.0**self.bits - 1, reach=2.0**self.bits)

@@ -183,7 +183,11 @@ def _ranks(on: jax.Array) -> jax.Array:
 
 
 def check_budget(budget: jax.typing.ArrayLike) -> None:
-  """Raises a ValueError if `budget` is known now and allows no term at all."""
+  """Raises a ValueError if `budget` is known now and allows no term at all.
+
+  A TypeError, if its dtype is that of no real number.
+  """
+  tree.check_number("budget", budget)
   if tree.is_concrete(budget) and not np.all(np.asarray(budget) >= 1):
     raise ValueError(
       f"budget={budget} keeps no term; a group needs at least 1 (pruned weights are "

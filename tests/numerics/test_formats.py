@@ -260,6 +260,11 @@ def test_a_schedule_of_leaves_traces_once(fmt, x):
   assert errors == sorted(errors, reverse=True)
 
 
+def under_jit(make, leaf):
+  """Rounds with a leaf that is a tracer of its dtype."""
+  return jax.jit(lambda leaf: make(leaf).quantize(jnp.ones((2, 16))))(leaf)
+
+
 @pytest.mark.parametrize(
   ("make", "error", "message"),
   [
@@ -292,6 +297,10 @@ def test_a_schedule_of_leaves_traces_once(fmt, x):
     (lambda: formats.Microscaling(scale_rule="up"), ValueError, "scale_rule='up'"),
     (lambda: formats.ScaledBlocks(scaling=formats.Fixed(8)), TypeError, "no Minifloat"),
     (lambda: formats.Logarithmic(9), ValueError, "bits=9"),
+    (lambda: under_jit(formats.Terms, jnp.complex64(3)), TypeError, "budget"),
+    (lambda: under_jit(formats.Terms, jnp.bool_(True)), TypeError, "budget"),
+    (lambda: under_jit(formats.BlockFloat, jnp.complex64(3)), TypeError, "mantissa"),
+    (lambda: formats.Fixed(4.0), ValueError, "bits=4.0"),
     (lambda: formats.Logarithmic(fraction=4), ValueError, "fraction=4"),
     (lambda: formats.Fixed().quantize(jnp.ones(3), 7), TypeError, "no PRNG key"),
     (lambda: noise.Explicit(jnp.ones(3), 24), ValueError, "width=24"),

@@ -88,10 +88,10 @@ def test_blocks_are_those_of_the_specification(family):
     expect(quantize(fmt, x), GOLDEN[key], normal)
 
 
-@pytest.mark.parametrize("family", ["spec/mxfp6_e2m3/b32/even", "spec/bfp_m4/b16/even"])
+@pytest.mark.parametrize("family", families("spec/", 4))
 def test_the_specification_holds_out_of_jit_and_inside_vmap(family):
   fmt = block_format(*family.split("/")[1:])
-  for name in ("odd_a", "pow2"):
+  for name in ("odd_a", "pow2"):  # no multiple of a block; next to powers of two
     x, normal = inputs(name)
     expect(fmt.quantize(x), GOLDEN[f"{family}/{name}"], normal)
     expect(jax.vmap(fmt.quantize)(x), GOLDEN[f"{family}/{name}"], normal)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.numerics import formats
 from jaxcodesign.training import checkpoint, models, step
 
 METADATA = {"fingerprint": "abc", "accuracy": 0.9, "history": [[1, 0.5], [2, 0.25]]}
@@ -265,3 +266,24 @@ def test_the_record_is_readable_json(folder):
   record = json.loads((folder / "checkpoint.json").read_text())
   assert record["metadata"] == METADATA
   assert record["leaves"]["conv1/kernel"] == "float32[3, 3, 1, 8]"
+
+
+def test_packed_arrays_of_every_format_come_back(tmp_path):
+  x = jax.random.normal(jax.random.key(0), (6, 96))
+  members = [
+    formats.Fixed(1), formats.Fixed(4, 32, "affine"), formats.E4M3, formats.MXFP4,
+    formats.NVFP4, formats.BlockFloat(3, exponent=3), formats.Logarithmic(4),
+    formats.Terms(12), formats.LSQ(0.1, 4),
+  ]  # fmt: skip
+  pack = jax.jit(lambda x: {str(i): fmt.pack(x) for i, fmt in enumerate(members)})
+  packed = pack(x)
+  checkpoint.save(tmp_path / "packed", packed, {})
+  like = jax.eval_shape(pack, x)
+  found, _ = checkpoint.restore(tmp_path / "packed", like)
+  for i, fmt in enumerate(members):
+    back = found[str(i)]
+    assert back.nbytes == packed[str(i)].nbytes
+    np.testing.assert_array_equal(back.codes, packed[str(i)].codes)
+    np.testing.assert_array_equal(
+      jax.jit(fmt.unpack)(back), jax.jit(fmt.quantize)(x), err_msg=repr(fmt)
+    )
