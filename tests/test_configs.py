@@ -4,21 +4,36 @@ import pathlib
 
 import pytest
 
-from jaxcodesign.training import codesign, data, experiment, record, report
+from jaxcodesign.programs.policy import assign
+from jaxcodesign.training import codesign, data, experiment, record, report, sweep
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+LAUNCHERS = {codesign.CodesignConfig: "codesign", sweep.SweepConfig: "evaluate"}
+
+
+def of(kind):
+  return [p for p in CONFIGS if isinstance(experiment.load(p).config(), kind)]
+
+
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+every_codesign = pytest.mark.parametrize(
+  "path", of(codesign.CodesignConfig), ids=lambda p: p.stem
+)
+every_sweep = pytest.mark.parametrize(
+  "path", of(sweep.SweepConfig), ids=lambda p: p.stem
+)
 
 
 @every_config
 def test_docstring_gives_command_and_expected_result(path):
-  doc = experiment.load(path).__doc__
-  assert f"python -m launch.codesign configs/{path.name}" in doc
+  module = experiment.load(path)
+  doc, program = module.__doc__, LAUNCHERS[type(module.config())]
+  assert f"python -m launch.{program} configs/{path.name}" in doc
   assert "Expected" in doc
 
 
-@every_config
+@every_codesign
 def test_fields_are_overridden_with_their_types(path):
   argv = [str(path), "--smoke", "--train.epochs", "2", "--accelerators.1.rows", "7"]
   launch = experiment.parse(argv, prog="launch")
@@ -27,7 +42,7 @@ def test_fields_are_overridden_with_their_types(path):
   assert launch.config.accelerators[0] == experiment.load(path).smoke().accelerators[0]
 
 
-@every_config
+@every_codesign
 def test_full_config_is_traced_and_priced(path):
   config = experiment.load(path).config()
   work = codesign.workload(config, data.check(config.data.load()))
@@ -40,7 +55,7 @@ def test_full_config_is_traced_and_priced(path):
   assert max(areas) / min(areas) < 1.1  # the same area budget
 
 
-@every_config
+@every_codesign
 def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
   config = experiment.load(path).smoke()
   images = data.check(config.data.load())
@@ -55,3 +70,20 @@ def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
   assert page.is_file() and report.read(tmp_path / "report.json") == found
   int8 = {v.name: a for v, a in accuracies}["int8"]
   assert abs(int8 - trained.accuracy) < 0.02
+
+
+@every_sweep
+def test_every_variant_of_a_sweep_fits_the_products(path):
+  module = experiment.load(path)
+  network = module.smoke().network
+  work = network.workload(network.load())
+  for variant in module.config().variants:
+    assert sweep.weight_bits(variant.policy, work) < 32
+    for gemm, formats in zip(work.gemms, assign(variant.policy, work.gemms)):
+      assert None not in formats, (variant.name, gemm.name)
+
+
+@every_sweep
+def test_fields_of_a_sweep_are_overridden(path):
+  argv = [str(path), "--network.limit", "100"]
+  assert experiment.parse(argv, prog="launch").config.network.limit == 100

@@ -7,20 +7,26 @@ a page to replace by those of its theme.
 """
 
 from collections.abc import Callable, Sequence
-import io
 import itertools
 import math
 from typing import Any
 
 from matplotlib import font_manager, ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 import numpy as np
 
+from jaxcodesign.training.canvas import (
+  COLOURS,
+  INK,
+  MARKERS,
+  MUTED,
+  PAPER,
+  blank,
+  style,
+)
 from jaxcodesign.training.findings import pareto, quantity
 
 PARTS = {
@@ -30,10 +36,6 @@ PARTS = {
   "leakage": "#999999",
   "vector": "#CCBB44",
 }
-INK, MUTED, GRID, PAPER = "#1b1f25", "#5c6571", "#d8dce2", "#fefefe"
-BLUE = "#0072b2"
-_COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "osD^vP"
 _DEPTH = 0.1  # less accurate designs than the best by more are only listed
 _SMALL = 0.01  # a leaf that moves EDP by less is summed up in words
 
@@ -45,7 +47,7 @@ def tradeoff(costs: Sequence[dict[str, Any]], reference: dict[str, Any]) -> Figu
     costs: Designs with accuracy, energy_j, cycles, variant and accelerator.
     reference: Variant whose accuracy is the dashed line.
   """
-  fig = _figure(10.4, 4.9)
+  fig = blank(10.4, 4.9)
   best = max(c["accuracy"] for c in costs)
   floor = min(c["accuracy"] for c in costs if c["accuracy"] >= best - _DEPTH)
   top = max(reference["accuracy"], best)
@@ -54,7 +56,7 @@ def tradeoff(costs: Sequence[dict[str, Any]], reference: dict[str, Any]) -> Figu
     (left, "energy_j", "J", "energy per image"),
     (right, "cycles", "", "clock cycles per image"),
   ):
-    _axes(ax, xlabel=name, ylabel="test accuracy" if ax is left else "")
+    style(ax, xlabel=name, ylabel="test accuracy" if ax is left else "")
     _points(ax, costs, key)
     ax.axhline(reference["accuracy"], color=INK, lw=1, ls=(0, (5, 4)), zorder=1)
     _scale(ax, [c[key] for c in costs], unit)
@@ -191,13 +193,13 @@ def layers(costs: Sequence[dict[str, Any]], most: int = 24) -> Figure:
   names = [layer["name"] for layer in costs[0]["layers"]]
   energy = [sum(c["layers"][i]["energy_j"] for c in costs) for i in range(len(names))]
   kept = sorted(sorted(range(len(names)), key=lambda i: -energy[i])[:most])
-  fig = _figure(10.4, 1.4 + 0.18 * (len(costs) + 1) * len(kept))
+  fig = blank(10.4, 1.4 + 0.18 * (len(costs) + 1) * len(kept))
   thick = 0.8 / len(costs)
   for ax, (key, unit) in zip(
     fig.subplots(1, 3, sharey=True),
     (("time_s", "s"), ("energy_j", "J"), ("utilization", "%")),
   ):
-    _axes(ax, xlabel=f"{key.split('_')[0]} per image" if unit != "%" else key)
+    style(ax, xlabel=f"{key.split('_')[0]} per image" if unit != "%" else key)
     ax.grid(axis="y", visible=False)
     for j, (cost, colour) in enumerate(zip(costs, _looks(len(costs))[0])):
       lengths = [cost["layers"][i][key] for i in kept]
@@ -232,13 +234,13 @@ def sensitivities(
   columns = min(3, len(groups))
   rows = -(-len(groups) // columns)
   bars = max(3, *(len(s) for s in shown))
-  fig = _figure(10.4, rows * (1.35 + 0.235 * bars))
+  fig = blank(10.4, rows * (1.35 + 0.235 * bars))
   grid = fig.subplots(rows, columns, squeeze=False).ravel()
   reach = max((abs(e["value"]) for _, es in groups for e in es), default=0) or 1
   for ax, (title, entries), large, colour in zip(
     grid, groups, shown, _looks(len(groups))[0]
   ):
-    _axes(ax, xlabel=f"d log EDP / d log leaf\n{_rest(entries, large)}")
+    style(ax, xlabel=f"d log EDP / d log leaf\n{_rest(entries, large)}")
     ax.grid(axis="y", visible=False)
     ax.set_title(_text(title, 48), fontsize=9.5, color=INK, loc="left", weight="bold")
     ax.barh(range(len(large)), [e["value"] for e in large], 0.66, color=colour)
@@ -280,16 +282,16 @@ def _signed_bar(ax: Axes, row: int, entry: dict[str, Any], reach: float) -> None
 
 def training(history: Sequence[dict[str, Any]]) -> Figure:
   """Loss and accuracy after each epoch."""
-  fig = _figure(10.4, 3.3)
+  fig = blank(10.4, 3.3)
   left, right = fig.subplots(1, 2)
   epochs = [h["epoch"] for h in history]
-  _axes(left, xlabel="epoch", ylabel="training loss")
-  _axes(right, xlabel="epoch", ylabel="accuracy")
+  style(left, xlabel="epoch", ylabel="training loss")
+  style(right, xlabel="epoch", ylabel="accuracy")
   left.plot(epochs, [h["loss"] for h in history], color=INK, marker="o", ms=3.5, lw=1.6)
   left.set_ylim(bottom=0)
   for key, colour, marker in (
-    ("train_accuracy", _COLOURS[0], "o"),
-    ("test_accuracy", _COLOURS[1], "s"),
+    ("train_accuracy", COLOURS[0], "o"),
+    ("test_accuracy", COLOURS[1], "s"),
   ):
     values = [h[key] for h in history]
     label = f"{key.split('_')[0]}, {values[-1]:.1%} at the end"
@@ -303,9 +305,9 @@ def training(history: Sequence[dict[str, Any]]) -> Figure:
 
 def energy(costs: Sequence[dict[str, Any]]) -> Figure:
   """Where the energy of each design goes, as stacked bars with their totals."""
-  fig = _figure(10.4, 1.5 + 0.42 * len(costs))
+  fig = blank(10.4, 1.5 + 0.42 * len(costs))
   ax = fig.subplots()
-  _axes(ax, xlabel="energy per image")
+  style(ax, xlabel="energy per image")
   ax.grid(axis="y", visible=False)
   start = np.zeros(len(costs))
   for part, colour in PARTS.items():
@@ -334,31 +336,6 @@ def energy(costs: Sequence[dict[str, Any]]) -> Figure:
   return fig
 
 
-def png(figure: Figure) -> bytes:
-  """Renders `figure` on white at twice the resolution of a screen."""
-  file = io.BytesIO()
-  figure.savefig(file, format="png", dpi=192, facecolor="white")
-  return file.getvalue()
-
-
-def _figure(width: float, height: float) -> Figure:
-  layout = ConstrainedLayoutEngine(w_pad=0.08)
-  figure = Figure(figsize=(width, height), dpi=96, layout=layout)
-  FigureCanvasAgg(figure)
-  return figure
-
-
-def _axes(ax: Axes, *, xlabel: str = "", ylabel: str = "") -> None:
-  ax.set_facecolor("none")
-  ax.set_axisbelow(True)
-  ax.grid(color=GRID, lw=0.7)
-  ax.spines[["top", "right"]].set_visible(False)
-  ax.spines[["left", "bottom"]].set_color(MUTED)
-  ax.tick_params(colors=MUTED, labelsize=8.5, which="both")
-  ax.set_xlabel(xlabel, color=INK, fontsize=9.5)
-  ax.set_ylabel(ylabel, color=INK, fontsize=9.5)
-
-
 def _scale(ax: Axes, values: Sequence[float], unit: str) -> None:
   if max(values) > 4 * min(values):
     ax.set_xscale("log")
@@ -385,7 +362,7 @@ def _legend(fig: Figure, marks: Sequence[Any]) -> None:
 
 
 def _looks(count: int) -> tuple[list[str], list[str]]:
-  pairs = [(_COLOURS[i % 6], _MARKERS[i % 6]) for i in range(count)]
+  pairs = [(COLOURS[i % 6], MARKERS[i % 6]) for i in range(count)]
   return [colour for colour, _ in pairs], [marker for _, marker in pairs]
 
 

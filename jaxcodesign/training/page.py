@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from jaxcodesign.training import figures, findings
+from jaxcodesign.training import canvas, findings
 
 _THEME = {
-  figures.INK: "--ink",
-  figures.MUTED: "--muted",
-  figures.GRID: "--grid",
-  figures.PAPER: "--paper",
-  figures.BLUE: "--accent",
+  canvas.INK: "--ink",
+  canvas.MUTED: "--muted",
+  canvas.GRID: "--grid",
+  canvas.PAPER: "--paper",
+  canvas.BLUE: "--accent",
 }
 
 

@@ -17,7 +17,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxcodesign.training import figures, findings, page
+from jaxcodesign.training import canvas, figures, findings, page
 from jaxcodesign.training.findings import pareto
 
 __all__ = ["SCHEMA", "draw", "pareto", "read", "terminal_table", "validate", "write"]
@@ -265,7 +265,7 @@ def write(result: Mapping[str, Any], folder: str | os.PathLike[str]) -> pathlib.
   validate(result)
   folder = pathlib.Path(folder)
   drawn = draw(result)
-  files = {f"figures/{name}.png": figures.png(fig) for name, fig in drawn.items()}
+  files = {f"figures/{name}.png": canvas.png(fig) for name, fig in drawn.items()}
   text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
   files["report.json"] = f"{text}\n".encode()
   files["report.html"] = page.render(result, drawn).encode()

@@ -6,7 +6,7 @@ from matplotlib.text import Text
 import pytest
 from test_report import sample
 
-from jaxcodesign.training import figures, findings, report
+from jaxcodesign.training import canvas, figures, findings, report
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_every_axis_is_labelled(result):
 
 
 def test_a_png_has_twice_the_resolution_of_the_screen(result):
-  data = figures.png(figure := figures.training(result["training"]["history"]))
+  data = canvas.png(figure := figures.training(result["training"]["history"]))
   width, height = struct.unpack(">II", data[16:24])
   assert (width, height) == tuple(int(192 * inch) for inch in figure.get_size_inches())
 

@@ -1,0 +1,135 @@
+"""Measures a trained network in many number formats: a table, a curve, and JSON.
+
+python -m launch.evaluate configs/cifar10_formats.py
+python -m launch.evaluate configs/cifar10_formats.py --network.limit 1000
+python -m launch.evaluate configs/cifar10_formats.py --dry-run
+
+Rows are kept as they come: a second run, or one after an interruption, measures only
+what is missing.
+"""
+
+import json
+import os
+import pathlib
+import shlex
+import sys
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from jaxcodesign.training import canvas, curves, experiment, sweep
+from jaxcodesign.training.codesign import REFERENCE, versions
+
+PROG = "python -m launch.evaluate"
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns its exit code."""
+  try:
+    launch = experiment.parse(argv, prog=PROG)
+    if not isinstance(launch.config, sweep.SweepConfig):
+      raise ValueError(
+        f"{launch.path} is no sweep of formats; try python -m launch.codesign"
+      )
+    command = shlex.join(["python", "-m", "launch.evaluate", *argv])
+    (dry_run if launch.dry_run else run)(launch, command, Console())
+  except BrokenPipeError:  # the reader of a pipe had enough: `--help | head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  except (OSError, ValueError, ArithmeticError) as error:
+    print(f"{PROG}: {error}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print(f"{PROG}: stopped; the rows measured so far are kept", file=sys.stderr)
+    return 130
+  return 0
+
+
+def run(launch: experiment.Launch, command: str, console: Console) -> None:
+  """Measures, prints and writes."""
+  config: sweep.SweepConfig = launch.config
+  folder = experiment.run_folder(launch.out, launch.name)
+  total = len(config.variants) + 1
+  rows: list[sweep.Row] = []
+  with console.status("reading the network and its test set") as status:
+
+    def on_start(name: str) -> None:
+      status.update(f"measuring {name} ({len(rows) + 1} of {total})")
+
+    for row in sweep.measure(config, folder, on_start):
+      rows.append(row)
+      if not console.is_terminal and not row.cached:
+        console.print(f"{row.name}: {row.score:.2%} in {row.seconds:.0f} s")
+  console.print(table(rows))
+  found = sweep.savings(rows, sweep.of_terms(config))
+  for saving in found:
+    console.print(
+      f"{saving.terms.name} is as accurate as {saving.uniform.name} with "
+      f"{saving.ratio:.1f} times fewer term pairs",
+      highlight=False,
+    )
+  result = {
+    "command": command,
+    "versions": versions(),
+    "rows": [row._asdict() for row in rows],
+    "savings": [[s.uniform.name, s.terms.name, s.ratio] for s in found],
+  }
+  experiment.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
+  picture = canvas.png(curve(rows, sweep.of_terms(config)))
+  experiment.write_atomically(folder / "curve.png", picture)
+  console.print(f"\nrows and picture: {folder}", highlight=False, soft_wrap=True)
+
+
+def table(rows: list[sweep.Row]) -> Table:
+  """The rows, the float reference beside each."""
+  reference = next(row.score for row in rows if row.name == REFERENCE)
+  shown = Table("formats", title="whole test set", title_justify="left")
+  for column in ("accuracy", "to float32", "bits a weight", "term pairs", "seconds"):
+    shown.add_column(column, justify="right")
+  for row in rows:
+    shown.add_row(
+      row.name,
+      f"{row.score:.2%}",
+      f"{(row.score - reference) * 100:+.2f}",
+      f"{row.bits:.2f}",
+      "" if row.pairs is None else f"{row.pairs:.2f}",
+      f"{row.seconds:.0f}" + (" (kept)" if row.cached else ""),
+    )
+  return shown
+
+
+def curve(rows: list[sweep.Row], terms: list[str]) -> Figure:
+  """Accuracy against term pairs a multiplication."""
+  return curves.curve(
+    {
+      "uniform integers, plain binary": [
+        (r.pairs, r.score, r.name) for r in rows if r.pairs and r.name not in terms
+      ],
+      "term quantization": [
+        (r.pairs, r.score, r.name) for r in rows if r.pairs and r.name in terms
+      ],
+    },
+    reference=next(row.score for row in rows if row.name == REFERENCE),
+    xlabel="term pairs a multiplication",
+    ylabel="accuracy",
+  )
+
+
+def dry_run(launch: experiment.Launch, command: str, console: Console) -> None:
+  """Prints what would be measured; runs no example."""
+  del command
+  config: sweep.SweepConfig = launch.config
+  work = config.network.workload(config.network.load())
+  console.print(work.table() + "\n", highlight=False, soft_wrap=True)
+  for variant in config.variants:
+    pairs = sweep.pairs(variant.policy, work)
+    told = "no term pairs" if pairs is None else f"{pairs:.2f} term pairs"
+    bits = sweep.weight_bits(variant.policy, work)
+    console.print(f"{variant.name}: {bits:.2f} bits a weight, {told}", highlight=False)
+  kept = pathlib.Path(launch.out) / launch.name / "rows"
+  console.print(f"rows would be kept in {kept}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+  raise SystemExit(main(sys.argv[1:]))
