@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: run test lint wheel benchmark clean
+.PHONY: run test test-newest lint wheel benchmark clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -13,6 +13,12 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(PY) -m pytest -n 2 $(ARGS)
+
+# Formats and transforms on a second, newer Python, where constraints.txt names the
+# newest jax.
+NEWEST ?= python3.12
+test-newest:
+	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST) ARGS="tests/numerics tests/programs"
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff format --check
@@ -52,4 +58,4 @@ $(VENV)/.run $(VENV)/.test $(VENV)/.dev: $(VENV)/bin/python pyproject.toml const
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-newest build dist *.egg-info
