@@ -50,7 +50,7 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
   """Measures, prints and writes."""
   config: sweep.SweepConfig = launch.config
   folder = experiment.run_folder(launch.out, launch.name)
-  total = len(config.variants) + 1
+  total, metric = len(config.variants) + 1, config.network.metric
   rows: list[sweep.Row] = []
   with console.status("reading the network and its test set") as status:
 
@@ -60,12 +60,13 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
     for row in sweep.measure(config, folder, on_start):
       rows.append(row)
       if not console.is_terminal and not row.cached:
-        console.print(f"{row.name}: {row.score:.2%} in {row.seconds:.0f} s")
-  console.print(table(rows))
-  found = sweep.savings(rows, sweep.of_terms(config))
+        told = number(row.score, metric)
+        console.print(f"{row.name}: {told} in {row.seconds:.0f} s", highlight=False)
+  console.print(table(rows, metric))
+  found = sweep.savings(rows, sweep.of_terms(config), metric)
   for saving in found:
     console.print(
-      f"{saving.terms.name} is as accurate as {saving.uniform.name} with "
+      f"{saving.terms.name} is as good as {saving.uniform.name} with "
       f"{saving.ratio:.1f} times fewer term pairs",
       highlight=False,
     )
@@ -76,22 +77,28 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
     "savings": [[s.uniform.name, s.terms.name, s.ratio] for s in found],
   }
   experiment.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
-  picture = canvas.png(curve(rows, sweep.of_terms(config)))
+  picture = canvas.png(curve(rows, sweep.of_terms(config), metric))
   experiment.write_atomically(folder / "curve.png", picture)
   console.print(f"\nrows and picture: {folder}", highlight=False, soft_wrap=True)
 
 
-def table(rows: list[sweep.Row]) -> Table:
+def number(score: float, metric: str) -> str:
+  """A score as people write it."""
+  return f"{score:.2%}" if metric == "accuracy" else f"{score:.3f}"
+
+
+def table(rows: list[sweep.Row], metric: str) -> Table:
   """The rows, the float reference beside each."""
   reference = next(row.score for row in rows if row.name == REFERENCE)
-  shown = Table("formats", title="whole test set", title_justify="left")
-  for column in ("accuracy", "to float32", "bits a weight", "term pairs", "seconds"):
+  points = 100 if metric == "accuracy" else 1
+  shown = Table("formats")
+  for column in (metric, "to float32", "bits a weight", "term pairs", "seconds"):
     shown.add_column(column, justify="right")
   for row in rows:
     shown.add_row(
       row.name,
-      f"{row.score:.2%}",
-      f"{(row.score - reference) * 100:+.2f}",
+      number(row.score, metric),
+      f"{(row.score - reference) * points:+.2f}",
       f"{row.bits:.2f}",
       "" if row.pairs is None else f"{row.pairs:.2f}",
       f"{row.seconds:.0f}" + (" (kept)" if row.cached else ""),
@@ -99,8 +106,8 @@ def table(rows: list[sweep.Row]) -> Table:
   return shown
 
 
-def curve(rows: list[sweep.Row], terms: list[str]) -> Figure:
-  """Accuracy against term pairs a multiplication."""
+def curve(rows: list[sweep.Row], terms: list[str], metric: str) -> Figure:
+  """The metric against term pairs a multiplication."""
   return curves.curve(
     {
       "uniform integers, plain binary": [
@@ -112,7 +119,7 @@ def curve(rows: list[sweep.Row], terms: list[str]) -> Figure:
     },
     reference=next(row.score for row in rows if row.name == REFERENCE),
     xlabel="term pairs a multiplication",
-    ylabel="accuracy",
+    ylabel=metric,
   )
 
 
@@ -123,9 +130,9 @@ def dry_run(launch: experiment.Launch, command: str, console: Console) -> None:
   work = config.network.workload(config.network.load())
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)
   for variant in config.variants:
-    pairs = sweep.pairs(variant.policy, work)
+    pairs = sweep.pairs(variant, work)
     told = "no term pairs" if pairs is None else f"{pairs:.2f} term pairs"
-    bits = sweep.weight_bits(variant.policy, work)
+    bits = sweep.weight_bits(variant, work)
     console.print(f"{variant.name}: {bits:.2f} bits a weight, {told}", highlight=False)
   kept = pathlib.Path(launch.out) / launch.name / "rows"
   console.print(f"rows would be kept in {kept}", highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import data, step
+from jaxcodesign.training.codesign import Variant
 
 _EPSILON = 1e-3  # of batch normalization
 _POOLED = (1, 3)  # convolutions with a pool behind them
@@ -67,9 +68,11 @@ class Cifar10Cnn:
     end = self.limit or None
     return Loaded(params, found.test_images[:end], found.test_labels[:end])
 
-  def score(self, loaded: Loaded, policy: Policy) -> float:
-    """Accuracy of all images under a policy, none for float32."""
-    return accuracy(loaded, policy)
+  metric = "accuracy"
+
+  def score(self, loaded: Loaded, variant: Variant) -> float:
+    """Accuracy of all images."""
+    return accuracy(loaded, variant.policy)
 
   def workload(self, loaded: Loaded) -> Workload:
     """What one image asks of a machine."""
@@ -109,9 +112,11 @@ class RandomCnn:
     labels = jnp.argmax(jax.jit(apply)(params, jnp.asarray(images)), axis=-1)
     return Loaded(params, images, np.asarray(labels))
 
-  def score(self, loaded: Loaded, policy: Policy) -> float:
+  metric = "accuracy"
+
+  def score(self, loaded: Loaded, variant: Variant) -> float:
     """As of the real one."""
-    return accuracy(loaded, policy)
+    return accuracy(loaded, variant.policy)
 
   def workload(self, loaded: Loaded) -> Workload:
     """As of the real one."""

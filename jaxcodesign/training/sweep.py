@@ -19,8 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jaxcodesign.numerics.formats import Fixed, Format, Terms
 from jaxcodesign.programs.policy import assign
-from jaxcodesign.programs.precision import Policy
-from jaxcodesign.programs.workload import Workload
+from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import experiment
 from jaxcodesign.training.codesign import REFERENCE, Variant
 
@@ -28,12 +27,14 @@ from jaxcodesign.training.codesign import REFERENCE, Variant
 class Network(Protocol):
   """What a sweep asks of a network."""
 
+  metric: str  # "accuracy", the more the better, or "perplexity", the less
+
   def load(self) -> Any:
     """Weights and data."""
     ...
 
-  def score(self, loaded: Any, policy: Policy) -> float:
-    """Share of right answers under a policy, () for the float reference."""
+  def score(self, loaded: Any, variant: Variant) -> float:
+    """The metric under a variant; one without rules is the float reference."""
     ...
 
   def workload(self, loaded: Any) -> Workload:
@@ -66,7 +67,7 @@ class Row(NamedTuple):
 
   Attributes:
     name: Of the variant; "float32" is the reference.
-    score: Accuracy on the whole test set, in [0, 1].
+    score: The network's metric; an accuracy is in [0, 1].
     pairs: Term pairs a multiplication, averaged over all; None for floating point.
     bits: Mean bits of a weight.
     seconds: That the measurement took.
@@ -102,13 +103,14 @@ def measure(
     assign(variant.policy, work.gemms)  # refuses an idle rule before any work
   (folder / "rows").mkdir(parents=True, exist_ok=True)
   for variant in (Variant(REFERENCE, ()), *config.variants):
-    mark = hashlib.sha256(repr((config.network, variant.policy)).encode()).hexdigest()
+    nameless = dataclasses.replace(variant, name="")
+    mark = hashlib.sha256(repr((config.network, nameless)).encode()).hexdigest()
     path = folder / "rows" / f"{mark[:16]}.json"
     known = _read(path, mark)
     if known is None:
       on_start(variant.name)
       began = time.perf_counter()
-      score = config.network.score(loaded, variant.policy)
+      score = config.network.score(loaded, variant)
       known = {"mark": mark, "score": score, "seconds": time.perf_counter() - began}
       text = json.dumps(known | {"name": variant.name}, indent=2)
       experiment.write_atomically(path, text)
@@ -116,8 +118,8 @@ def measure(
     yield Row(
       variant.name,
       known["score"],
-      pairs(variant.policy, work),
-      weight_bits(variant.policy, work),
+      pairs(variant, work),
+      weight_bits(variant, work),
       known["seconds"],
       "fresh" not in known,
     )
@@ -126,20 +128,37 @@ def measure(
 def _read(path: pathlib.Path, mark: str) -> dict[str, Any] | None:
   try:
     found = json.loads(path.read_text())
-    return found if found["mark"] == mark and 0 <= found["score"] <= 1 else None
+    return found if found["mark"] == mark and found["score"] >= 0 else None
   except (OSError, ValueError, KeyError, TypeError):
     return None  # absent or damaged: measured again
 
 
-def pairs(policy: Policy, work: Workload) -> float | None:
-  """Term pairs a multiplication, averaged over all; None if a format has no terms."""
-  total = 0.0
-  for gemm, (left, right) in zip(work.gemms, assign(policy, work.gemms)):
+def pairs(variant: Variant, work: Workload) -> float | None:
+  """Term pairs a multiplication, averaged over all that are rounded.
+
+  None if a format has no terms.
+  """
+  total = macs = 0.0
+  for gemm, (left, right) in _formats(variant, work):
+    if left is None and right is None:
+      continue
     counts = _terms(left), _terms(right)
-    if None in counts:
+    if counts[0] is None or counts[1] is None:
       return None
-    total += gemm.macs * counts[0] * counts[1]  # pyright: ignore[reportOperatorIssue]
-  return total / work.macs
+    total += gemm.macs * counts[0] * counts[1]
+    macs += gemm.macs
+  return total / macs if macs else None
+
+
+def _formats(variant: Variant, work: Workload) -> list[tuple[Gemm, Any]]:
+  """Formats of both operands of each product; prepared weights have theirs too."""
+  ready = getattr(variant, "weight", None)
+  found = []
+  for gemm, (left, right) in zip(work.gemms, assign(variant.policy, work.gemms)):
+    if right is None and gemm.rhs and left is not None:
+      right = ready
+    found.append((gemm, (left, right)))
+  return found
 
 
 def _terms(fmt: Format | None) -> float | None:
@@ -148,28 +167,34 @@ def _terms(fmt: Format | None) -> float | None:
   return float(fmt.terms_per_value()) if isinstance(fmt, Terms) else None
 
 
-def weight_bits(policy: Policy, work: Workload) -> float:
-  """Mean bits of a weight, scales not counted."""
-  sizes = [g.rhs_elements for g in work.gemms if g.rhs]
-  formats = [r for g, (_, r) in zip(work.gemms, assign(policy, work.gemms)) if g.rhs]
-  bits = [32.0 if fmt is None else float(fmt.bits_per_value()) for fmt in formats]
-  return sum(b * n for b, n in zip(bits, sizes)) / max(sum(sizes), 1)
+def weight_bits(variant: Variant, work: Workload) -> float:
+  """Mean bits of a weight, scales not counted, over the products that are rounded."""
+  bits = size = 0.0
+  for gemm, formats in _formats(variant, work):
+    if gemm.rhs and (formats != (None, None) or not variant.policy):
+      fmt = formats[1]
+      wide = 32.0 if fmt is None else float(fmt.bits_per_value())
+      bits += wide * gemm.rhs_elements
+      size += gemm.rhs_elements
+  return bits / max(size, 1)
 
 
 class Saving(NamedTuple):
-  """A uniform format and the cheapest term budget that is no less accurate."""
+  """A uniform format and the cheapest term budget that is no worse."""
 
   uniform: Row
   terms: Row
   ratio: float  # of term pairs
 
 
-def savings(rows: Sequence[Row], terms: Sequence[str]) -> list[Saving]:
-  """For each uniform row, the row of `terms` with fewest pairs that is as accurate."""
-  found = []
+def savings(
+  rows: Sequence[Row], terms: Sequence[str], metric: str = "accuracy"
+) -> list[Saving]:
+  """For each uniform row, the row of `terms` with fewest pairs that is as good."""
+  found, sign = [], 1 if metric == "accuracy" else -1
   budgets = [r for r in rows if r.name in terms and r.pairs]
   for uniform in (r for r in rows if r.pairs and r.name not in terms):
-    equal = [r for r in budgets if r.score >= uniform.score]
+    equal = [r for r in budgets if sign * r.score >= sign * uniform.score]
     if equal:
       best = min(equal, key=lambda r: r.pairs or 0)
       found.append(Saving(uniform, best, (uniform.pairs or 0) / (best.pairs or 1)))

@@ -11,6 +11,7 @@ from jaxcodesign.numerics.formats import E4M3, Fixed, Terms
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import curves, pretrained, sweep
 from jaxcodesign.training.codesign import Variant
+from jaxcodesign.training.language import Prepared
 from launch import evaluate
 
 INT8 = Variant("int8", (Rule("*", Fixed(8, "channel"), Fixed(8)),))
@@ -89,13 +90,16 @@ def test_rows_are_kept_and_only_what_changed_is_measured_again(tmp_path):
 def test_term_pairs_are_those_of_the_formats(tmp_path):
   loaded = CONFIG.network.load()
   work = CONFIG.network.workload(loaded)
-  assert sweep.pairs(INT8.policy, work) == 49
+  assert sweep.pairs(INT8, work) == 49
   share = work.gemms[0].macs / work.macs
   wanted = share * 2 * 3 + (1 - share) * 12 / 8 * 3
-  np.testing.assert_allclose(sweep.pairs(TQ.policy, work), wanted, rtol=1e-5)
-  assert sweep.pairs((Rule("*", E4M3, E4M3),), work) is None
-  assert sweep.pairs((), work) is None and sweep.weight_bits((), work) == 32
-  assert sweep.weight_bits(INT8.policy, work) == 8
+  np.testing.assert_allclose(sweep.pairs(TQ, work), wanted, rtol=1e-5)
+  floats = Variant("E4M3", (Rule("*", E4M3, E4M3),))
+  assert sweep.pairs(floats, work) is None and sweep.weight_bits(floats, work) == 8
+  plain = Variant("float32", ())
+  assert sweep.pairs(plain, work) is None and sweep.weight_bits(plain, work) == 32
+  ready = Prepared("v", (Rule("*", None, Fixed(8)),), "gptq", Fixed(4))
+  assert sweep.pairs(ready, work) == 21 and sweep.weight_bits(ready, work) == 4
 
 
 def test_savings_compare_equal_accuracy_only():
@@ -106,8 +110,10 @@ def test_savings_compare_equal_accuracy_only():
   assert [(s.uniform.name, s.terms.name, s.ratio) for s in found] == [
     ("int8", "b", 7.0), ("int4", "a", 2.25),
   ]  # fmt: skip
+  assert sweep.savings(rows, ["a", "b", "c"], "perplexity")[0].terms.name == "a"
   points = [(4.0, 0.7, "a"), (2.0, 0.7, "b"), (9.0, 0.9, "c"), (5.0, 0.6, "d")]
   assert [p[2] for p in curves.front(points)] == ["b", "c"]
+  assert [p[2] for p in curves.front(points, more=False)] == ["b", "d"]
 
 
 def test_an_idle_rule_is_refused_before_any_work(tmp_path):
