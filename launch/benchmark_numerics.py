@@ -2,10 +2,12 @@
 
 The floor is a jitted copy of the same float32 array into a fresh buffer, as every
 rounding allocates one too; the two run in turns and the median of the paired ratios
-is reported. A stochastic rounding is measured against its nearest twin.
+is reported. A stochastic rounding is measured against its nearest twin, and where qwix
+is installed, rounding to nearest against its quantize and dequantize.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -57,3 +59,27 @@ def _measured(
   yield Measurement(f"stochastic {title}", value, "x", "nearest", "<= 1.5 x", took)
   value, took = ratio(lambda: pack(x), lambda: copy(x))
   yield Measurement(f"pack {title}", value, "x", "copy", "<= 3 x", took)
+  peer = _peer(title.partition(",")[0])
+  if peer is not None:
+    value, took = ratio(lambda: nearest(fmt, x), lambda: peer(x))
+    yield Measurement(f"nearest {title}", value, "x", "qwix", "<= 1 x", took)
+
+
+PEER = {
+  "int8": ("int8", None),
+  "int4 in groups of 32": ("int4", 32),
+  "MXFP8": ("mxfp8", 32),
+  "MXFP4": ("mxfp4", 32),
+  "NVFP4": ("nvfp4", 16),
+}
+
+
+def _peer(name: str) -> Callable[[jax.Array], jax.Array] | None:
+  """qwix's quantize and dequantize in the same format, where both have it."""
+  if name not in PEER or importlib.util.find_spec("qwix") is None:
+    return None
+  import qwix
+
+  qtype, tile = PEER[name]
+  tiles = {} if tile is None else {1: tile}
+  return jax.jit(lambda x: qwix.dequantize(qwix.quantize(x, qtype, tiled_axes=tiles)))

@@ -44,6 +44,11 @@ def curve(
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   if more:
     ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
+  else:
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    ax.yaxis.set_minor_formatter(ticker.NullFormatter())
   ax.legend(frameon=False, fontsize=9, labelcolor=INK)
   return fig
 
