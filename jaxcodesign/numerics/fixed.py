@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics import exponents, noise, rounding, terms
-from jaxcodesign.numerics.format import Format, floats
+from jaxcodesign.numerics.format import Format, floats, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
@@ -94,7 +94,8 @@ class Fixed(Format):
       mean = _mean(jnp.abs(values), axis)
       return jnp.where(jnp.isfinite(mean), mean, jnp.float32(jnp.nan))
     most = 2.0 ** (self.bits - 1) - (1 if self.grid == "symmetric" else 0.5)
-    return step_of(exponents.peak(values, axis), most, reach=2.0 ** (self.bits - 1))
+    peak = exponents.peak(lanes(unflushed(x), self.share), axis)
+    return step_of(peak, most, reach=2.0 ** (self.bits - 1))
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
     values = lanes(x, self.share)

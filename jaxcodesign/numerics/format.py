@@ -152,13 +152,22 @@ def floats(x: jax.Array) -> jax.Array:
   Raises:
     TypeError: If `x` is no floating-point array.
   """
+  return exponents.flush(unflushed(x))
+
+
+def unflushed(x: jax.Array) -> jax.Array:
+  """`x` [...] in float32, without gradient: enough for a peak, which is flushed itself.
+
+  Raises:
+    TypeError: If `x` is no floating-point array.
+  """
   if not tree.is_array(x) or not jnp.issubdtype(x.dtype, jnp.floating):
     kind = x.dtype if tree.is_array(x) else type(x).__name__
     raise TypeError(
       f"a format rounds floating-point arrays; x is {kind}: cast it first, "
       "x.astype(jnp.float32), or its real and imaginary parts one by one"
     )
-  return exponents.flush(jax.lax.stop_gradient(jnp.asarray(x)).astype(jnp.float32))
+  return jax.lax.stop_gradient(jnp.asarray(x)).astype(jnp.float32)
 
 
 def _cast(values: jax.Array, dtype: Any) -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics import exponents, noise
-from jaxcodesign.numerics.format import Format, floats
+from jaxcodesign.numerics.format import Format, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
@@ -62,7 +62,7 @@ class Logarithmic(Format):
     return 2 ** (self.bits - 1) - 1
 
   def scale(self, x: jax.Array) -> jax.Array:
-    peak = exponents.peak(lanes(floats(x), self.share), axis_of(self.share))
+    peak = exponents.peak(lanes(unflushed(x), self.share), axis_of(self.share))
     n = self._logarithm(peak, None)
     # 2^128 is no float32: what would round up to it stays one step below.
     n = jnp.minimum(n, (exponents.INFINITE << self.fraction) - 1)

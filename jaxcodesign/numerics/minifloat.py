@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics import exponents, noise, rounding, terms
-from jaxcodesign.numerics.format import Format, floats
+from jaxcodesign.numerics.format import Format, floats, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
@@ -112,7 +112,7 @@ class Minifloat(Format):
     if self.share is None:
       floats(x)
       return jnp.ones((), jnp.float32)
-    values = lanes(floats(x), self.share)
+    values = lanes(unflushed(x), self.share)
     return step_of(exponents.peak(values, axis_of(self.share)), self.largest)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcodesign import tree
 from jaxcodesign.numerics import exponents, noise, rounding, terms
-from jaxcodesign.numerics.format import Format, floats
+from jaxcodesign.numerics.format import Format, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
@@ -63,7 +63,7 @@ class Terms(Format):
   def scale(self, x: jax.Array) -> jax.Array:
     terms.check_budget(self.budget)
     terms.check_group(self.group, x.shape)
-    peak = exponents.peak(lanes(floats(x), self.share), axis_of(self.share))
+    peak = exponents.peak(lanes(unflushed(x), self.share), axis_of(self.share))
     return step_of(peak, 2.0**self.bits - 1, reach=2.0**self.bits)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
