@@ -59,7 +59,7 @@ def _measured(
   yield Measurement(f"stochastic {title}", value, "x", "nearest", "<= 1.5 x", took)
   value, took = ratio(lambda: pack(x), lambda: copy(x))
   yield Measurement(f"pack {title}", value, "x", "copy", "<= 3 x", took)
-  peer = _peer(title.partition(",")[0])
+  peer = _peer(title.partition(",")[0], x.shape[-1])
   if peer is not None:
     value, took = ratio(lambda: nearest(fmt, x), lambda: peer(x))
     yield Measurement(f"nearest {title}", value, "x", "qwix", "<= 1 x", took)
@@ -74,12 +74,14 @@ PEER = {
 }
 
 
-def _peer(name: str) -> Callable[[jax.Array], jax.Array] | None:
-  """qwix's quantize and dequantize in the same format, where both have it."""
+def _peer(name: str, length: int) -> Callable[[jax.Array], jax.Array] | None:
+  """qwix's quantize and dequantize in the same format, where both can."""
   if name not in PEER or importlib.util.find_spec("qwix") is None:
     return None
   import qwix
 
   qtype, tile = PEER[name]
+  if length % (tile or 1):
+    return None  # it refuses what its tiles do not divide
   tiles = {} if tile is None else {1: tile}
   return jax.jit(lambda x: qwix.dequantize(qwix.quantize(x, qtype, tiled_axes=tiles)))
