@@ -1,20 +1,13 @@
 """Closed-form cost of a workload on an accelerator: seconds, joules, bytes.
 
-Each product [batch, m, k] x [batch, n, k] is cut into folds that fill the array; two of
-its three sizes lie along rows and columns, the third is time:
-
-  dataflow   rows  columns  time   folds
-  os           m      n       k    ceil(m/R) ceil(n/C)
-  ws           k      n       m    ceil(k/R) ceil(n/C)
-  is           k      m       n    ceil(k/R) ceil(m/C)
-
-A step of time is the cycles that one multiply-accumulate takes (1, or bits, or pairs of
-terms). Folds never overlap and edge folds cost like full ones, as in SCALE-Sim 3.0.0,
-whose cycles and buffer reads this model reproduces exactly. Bytes are the concern of
-`dataflow`. A product waits for the slower of array and DRAM: double buffering hides the
-other. The vector unit reads and writes each element of its operations once, in the
-width of an activation, for the price of an int32 addition, whatever the operation.
-Inputs and outputs of the program cross DRAM once more.
+Each product [batch, m, k] x [batch, n, k] is cut into folds that fill the array, see
+`folding`. A step of time is the cycles that one multiply-accumulate takes (1, or bits,
+or pairs of terms). Cycles and buffer reads are those of SCALE-Sim 3.0.0 exactly, when
+its accounting is asked for. Bytes are the concern of `dataflow`. A product waits for
+the slower of array and DRAM: double buffering hides the other. The vector unit reads
+and writes each element of its operations once, in the width of an activation, for the
+price of an int32 addition, whatever the operation. Inputs and outputs of the program
+cross DRAM once more.
 
 Everything is jnp on the leaves of the accelerator and the formats: vmap over designs,
 grad over any leaf. float32 rounds cycle counts above 2^24; `exact` uses float64.
@@ -29,6 +22,7 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.dataflow import Operand
+from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.smooth import ceil, maximum
 from jaxcodesign.hardware.spec import Accelerator, Mac
 from jaxcodesign.numerics.formats import Format
@@ -174,21 +168,13 @@ def fold_cycles(a: Accelerator, m: Any, k: Any, n: Any, step: Any) -> jax.Array:
     n: Columns of the result.
     step: Cycles of one multiply-accumulate, [...].
 
-  With T steps of time, a fold takes T * step plus, by accounting,
-    "scalesim"  os R + C - 2; ws and is 2R + C - 2: first operand in to last sum made.
-    "rtl"       os 2R + C - 1; ws and is 3R + C - 2: what SCALE-Sim's own Verilog array
-                takes, drain and output registers included.
+  `folding` has what a fold takes beyond its steps of time, in both accountings.
   Both were measured on bit-parallel cells. That a serial cell passes operands on in one
   cycle, and so fills and drains in as many, is an assumption.
   """
-  rows, cols, time = {"os": (m, n, k), "ws": (k, n, m), "is": (k, m, n)}[a.dataflow]
-  r, c = a.rows, a.cols
-  if a.accounting == "scalesim":
-    fill = r + c - 2 if a.dataflow == "os" else 2 * r + c - 2
-  else:
-    fill = 2 * r + c - 1 if a.dataflow == "os" else 3 * r + c - 2
-  folds = ceil(rows / r, a.temperature) * ceil(cols / c, a.temperature)
-  return folds * (time * step + fill)
+  rows, cols, time = along(a.dataflow, m, k, n)
+  folds = ceil(rows / a.rows, a.temperature) * ceil(cols / a.cols, a.temperature)
+  return folds * (time * step + fill(a.dataflow, a.accounting, a.rows, a.cols))
 
 
 def _operands(

@@ -1,0 +1,254 @@
+"""The cycle-level array against numpy, closed forms, a loop over cells, SCALE-Sim."""
+
+import csv
+from pathlib import Path
+
+from hypothesis import given, settings
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcodesign.hardware import systolic
+
+DATAFLOWS = ("os", "ws", "is")
+ACCOUNTINGS = ("rtl", "scalesim")
+TABLE = Path(__file__).parents[1] / "reference/scalesim.csv"
+ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
+
+
+def integers(rng, shape, dtype="int8"):
+  bounds = np.iinfo(dtype)
+  return rng.integers(bounds.min, bounds.max + 1, shape).astype(dtype)
+
+
+def exact(a, b):
+  return a.astype(np.int64) @ b.astype(np.int64).T
+
+
+size = st.integers(1, 40)
+
+
+@settings(max_examples=16)
+@given(
+  size,
+  size,
+  size,
+  size,
+  size,
+  st.sampled_from(DATAFLOWS),
+  st.sampled_from(ACCOUNTINGS),
+  st.sampled_from(["int8", "uint8", "int16"]),
+  st.integers(0, 2**32 - 1),
+)
+def test_product_cycles_and_work_are_exact(
+  m, k, n, rows, cols, dataflow, accounting, dtype, seed
+):
+  rng = np.random.default_rng(seed)
+  a, b = integers(rng, (m, k), dtype), integers(rng, (n, k))
+  product, trace = systolic.simulate(
+    a, b, rows=rows, cols=cols, dataflow=dataflow, accounting=accounting, toggles=False
+  )
+  assert product.dtype == jnp.int32
+  np.testing.assert_array_equal(product, exact(a, b))
+  assert trace.cycles == systolic.cycles(m, k, n, rows, cols, dataflow, accounting)
+  assert int(trace.busy.sum()) == m * k * n
+  assert 0 < m * k * n <= trace.cycles * rows * cols  # utilization in (0, 1]
+  tall, wide, deep = -(-m // rows), -(-n // cols), -(-k // rows)
+  reads = {
+    "os": (m * k * wide, n * k * tall, m * n, 0),
+    "ws": (m * k * wide, n * k, m * n * deep, m * n * (deep - 1)),
+    "is": (m * k, n * k * -(-m // cols), m * n * deep, m * n * (deep - 1)),
+  }[dataflow]
+  assert tuple(int(x.sum()) for x in trace[1:5]) == reads
+
+
+@pytest.mark.parametrize("accounting", ACCOUNTINGS)
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_a_valid_bit_in_every_cell_agrees_with_the_wavefront(dataflow, accounting):
+  rng = np.random.default_rng(0)
+  a, b = integers(rng, (11, 13)), integers(rng, (9, 13))
+  options = {"rows": 4, "cols": 5, "dataflow": dataflow, "accounting": accounting}
+  product, followed = systolic.simulate(a, b, **options)
+  same, derived = systolic.simulate(a, b, **options, toggles=False)
+  np.testing.assert_array_equal(product, same)
+  for name in systolic.Trace._fields[:5]:
+    np.testing.assert_array_equal(getattr(followed, name), getattr(derived, name))
+  assert derived.toggles is None
+
+
+def loop_over_cells(a, b, rows, cols):
+  """Cell by cell: busy and flipped bits of an output-stationary fold, undrained."""
+  (m, k), n = a.shape, b.shape[0]
+  left, right, sums = (np.zeros((rows, cols), int) for _ in range(3))
+  ones = lambda x, width: bin(x & (2**width - 1)).count("1")
+  busy, flipped = [], []
+  for t in range(k + rows + cols - 2):
+    new = left.copy(), right.copy(), sums.copy()
+    live = 0
+    for i in range(rows):
+      for j in range(cols):
+        at_left, at_top = t - i, t - j
+        x = a[i, at_left] if i < m and 0 <= at_left < k else 0
+        y = b[j, at_top] if j < n and 0 <= at_top < k else 0
+        new[0][i, j] = left[i, j - 1] if j else x
+        new[1][i, j] = right[i - 1, j] if i else y
+        new[2][i, j] = sums[i, j] + new[0][i, j] * new[1][i, j]
+        live += i < m and j < n and 0 <= t - i - j < k
+    counts = []
+    for before, after, width in zip((left, right, sums), new, (8, 8, 32)):
+      counts.append(
+        sum(ones(int(x) ^ int(y), width) for x, y in zip(before.flat, after.flat))
+      )
+    left, right, sums = new
+    busy.append(live)
+    flipped.append(counts)
+  return sums[:m, :n], busy, np.array(flipped).T
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (2, 4, 1), (1, 1, 1)])
+def test_busy_cells_and_flipped_bits_are_those_of_a_loop_over_cells(shape):
+  m, k, n = shape
+  rng = np.random.default_rng(1)
+  a, b = integers(rng, (m, k)), integers(rng, (n, k))
+  product, trace = systolic.simulate(
+    a, b, rows=3, cols=4, dataflow="os", accounting="scalesim"
+  )
+  sums, busy, flipped = loop_over_cells(a.astype(int), b.astype(int), 3, 4)
+  np.testing.assert_array_equal(product, sums)
+  np.testing.assert_array_equal(trace.busy[0], busy)
+  np.testing.assert_array_equal(np.stack(trace.toggles)[:, 0], flipped)
+
+
+def test_bits_that_flip_while_weights_load_and_results_drain():
+  # One cell: each weight bit is loaded once; a drained sum of 6 clears two bits.
+  one = lambda x: np.full((1, 1), x, np.int8)
+  product, trace = systolic.simulate(one(3), one(2), rows=1, cols=1, dataflow="ws")
+  assert product[0, 0] == 6 and trace.cycles == 3 + 1 + 1 - 2
+  assert trace.toggles.right.tolist() == [[1, 0, 0]]
+  assert trace.toggles.left.tolist() == [[0, 2, 2]]
+  product, trace = systolic.simulate(one(3), one(2), rows=1, cols=1, dataflow="os")
+  assert product[0, 0] == 6 and trace.cycles == 1 + 2 + 1 - 1
+  assert trace.toggles.sums.tolist() == [[2, 2, 0]]
+  assert trace.result_writes.tolist() == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_extreme_sums_wrap_as_a_register_does(dataflow):
+  a = np.full((2, 300), -128, np.int8)
+  product, _ = systolic.simulate(a, a, rows=8, cols=4, dataflow=dataflow)
+  assert np.all(np.asarray(product) == 300 * 128 * 128)
+  a = np.full((1, 3), 2**15 - 1, np.int16)
+  product, _ = systolic.simulate(a, a, rows=8, cols=4, dataflow=dataflow)
+  assert int(product[0, 0]) == (3 * (2**15 - 1) ** 2 + 2**31) % 2**32 - 2**31
+
+
+def plain(a, b):
+  return jnp.matmul(a, b.T, preferred_element_type=jnp.float32)
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_floats_and_their_gradients(dataflow):
+  rng = np.random.default_rng(2)
+  a, b = (jnp.asarray(rng.normal(size=(9, 22)), jnp.float32) for _ in range(2))
+
+  def run(a, b):
+    product, _ = systolic.simulate(a, b, rows=5, cols=7, dataflow=dataflow)
+    return product
+
+  np.testing.assert_allclose(run(a, b), plain(a, b), rtol=2e-5, atol=2e-5)
+  pull = lambda f: jax.grad(lambda *x: jnp.sum(jnp.sin(f(*x))), argnums=(0, 1))(a, b)
+  for got, expected in zip(pull(run), pull(plain)):
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4)
+  narrow = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+  np.testing.assert_allclose(run(*narrow), plain(*narrow), rtol=2e-5, atol=2e-5)
+
+
+def test_gradient_of_a_long_simulation_keeps_few_states():
+  a, b = jnp.ones((8, 2048)), jnp.ones((8, 2048))
+
+  def loss(a, b):
+    options = {"rows": 8, "cols": 8, "dataflow": "os", "toggles": False}
+    return jnp.sum(systolic.simulate(a, b, **options)[0])
+
+  compiled = jax.jit(jax.grad(loss)).lower(a, b).compile()
+  every_state = 2048 * 8 * 8 * 4 * 2
+  assert compiled.memory_analysis().temp_size_in_bytes < every_state
+
+
+@pytest.mark.parametrize("accounting", ACCOUNTINGS)
+@pytest.mark.parametrize("alpha", [1, 3, 8])
+def test_packed_cells_multiply_the_input_they_select(alpha, accounting):
+  rng = np.random.default_rng(alpha)
+  a, values = integers(rng, (13, 11, alpha)), integers(rng, (9, 11))
+  channel = rng.integers(0, alpha, (9, 11)).astype(np.int8)
+  product, trace = systolic.simulate_packed(
+    a, values, channel, rows=4, cols=5, accounting=accounting
+  )
+  dense = np.zeros((9, 11, alpha), int)
+  np.put_along_axis(dense, channel[:, :, None].astype(int), values[:, :, None], 2)
+  np.testing.assert_array_equal(product, exact(a.reshape(13, -1), dense.reshape(9, -1)))
+  assert trace.cycles == systolic.cycles(13, 11, 9, 4, 5, "ws", accounting)
+  assert int(trace.left_reads.sum()) == 13 * 11 * alpha * 2
+
+
+def test_batches_are_vmapped_and_sharded():
+  rng = np.random.default_rng(3)
+  a, b = integers(rng, (8, 6, 10)), integers(rng, (7, 10))
+  run = lambda x: systolic.simulate(x, b, rows=4, cols=4, dataflow="ws")[0]
+  expected = np.stack([exact(x, b) for x in a])
+  np.testing.assert_array_equal(jax.vmap(run)(a), expected)
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+  spread = jax.NamedSharding(mesh, jax.P("data"))
+  product = jax.jit(jax.vmap(run), out_shardings=spread)(jax.device_put(a, spread))
+  np.testing.assert_array_equal(product, expected)
+
+
+def test_closed_form_equals_scale_sim():
+  for row in ROWS:
+    m, k, n, rows, cols = (int(row[x]) for x in ("M", "K", "N", "rows", "cols"))
+    found = systolic.cycles(m, k, n, rows, cols, row["dataflow"], "scalesim")
+    assert found == int(row["demand_rows"])
+  assert len(ROWS) == 303
+
+
+def test_a_real_layer_tile_by_tile():
+  # ResNet-18 Conv5_2: 49 x 512 x 4608 on 32 x 32.
+  rng = np.random.default_rng(4)
+  a, b = integers(rng, (49, 4608)), integers(rng, (512, 4608))
+  for dataflow in DATAFLOWS:
+    product, trace = systolic.simulate(
+      a, b, rows=32, cols=32, dataflow=dataflow, toggles=False
+    )
+    np.testing.assert_array_equal(product, exact(a, b))
+    assert trace.cycles == systolic.cycles(49, 4608, 512, 32, 32, dataflow)
+
+
+@pytest.mark.parametrize(
+  ("a", "b", "options", "message"),
+  [
+    ((3, 4), (3, 5), {}, r"\(3, 4\) and \(3, 5\)"),
+    ((3,), (3, 5), {}, r"\[m, k\] and \[n, k\]"),
+    ((0, 4), (3, 4), {}, "size of zero"),
+    ((3, 4), (3, 4), {"rows": 0}, "0 x 4 cells"),
+    ((3, 4), (3, 4), {"dataflow": "rs"}, "'rs' is none of os, ws, is"),
+    ((3, 4), (3, 4), {"accounting": "x"}, "'x' is none of scalesim, rtl"),
+  ],
+)
+def test_bad_input_is_refused(a, b, options, message):
+  options = {"rows": 4, "cols": 4, "dataflow": "os"} | options
+  with pytest.raises(ValueError, match=message):
+    systolic.simulate(np.ones(a, np.int8), np.ones(b, np.int8), **options)
+
+
+def test_mixed_kinds_packed_shapes_and_sizes_are_refused():
+  x = np.ones((3, 4), np.int8)
+  with pytest.raises(ValueError, match="both integers or both floats"):
+    systolic.simulate(x, x.astype(np.float32), rows=4, cols=4, dataflow="os")
+  with pytest.raises(ValueError, match="m, g, alpha"):
+    systolic.simulate_packed(x, x, x, rows=4, cols=4)
+  with pytest.raises(ValueError, match="an integer for each"):
+    systolic.simulate_packed(x[:, :, None], x, x[:2], rows=4, cols=4)
+  with pytest.raises(ValueError, match="k=0"):
+    systolic.cycles(3, 0, 3, 4, 4, "os")
