@@ -3,6 +3,7 @@
   python -m launch.benchmark              all, as a table
   python -m launch.benchmark --json       one JSON object a line
   python -m launch.benchmark trace cost   only the groups named
+  python -m launch.benchmark --one-core hardware   what one core does
 
 A machine's seconds change from hour to hour; a ratio to work done beside it does not.
 Each number is the median of several repetitions, its floor measured in between.
@@ -12,6 +13,7 @@ import argparse
 from collections.abc import Iterator
 import dataclasses
 import json
+import os
 import statistics
 import sys
 from typing import Any
@@ -24,6 +26,7 @@ from rich.table import Table
 from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
+from launch.benchmark_hardware import hardware
 from launch.benchmark_numerics import numerics
 from launch.benchmark_training import training
 from launch.timing import Measurement, ratio, seconds
@@ -98,7 +101,13 @@ def pricing(designs: int = 100_000) -> Iterator[Measurement]:
     )
 
 
-GROUPS = {"trace": tracing, "cost": pricing, "numerics": numerics, "training": training}
+GROUPS = {
+  "trace": tracing,
+  "cost": pricing,
+  "hardware": hardware,
+  "numerics": numerics,
+  "training": training,
+}
 
 
 def main(argv: list[str]) -> int:
@@ -110,10 +119,13 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all if none")
   parser.add_argument("--json", action="store_true", help="one JSON object a line only")
+  parser.add_argument("--one-core", action="store_true", help="use a single core")
   args = parser.parse_args(argv)
   for name in args.groups:
     if name not in GROUPS:
       parser.error(f"no group {name!r}; there are {', '.join(GROUPS)}")
+  if args.one_core:  # before the first computation makes its threads
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   console = Console(stderr=True)
   table = Table("what", "measured", "against", "target", title=f"jax {jax.__version__}")
   for name, group in GROUPS.items():

@@ -79,6 +79,14 @@ def wavefront(
   return (late >= 0) & (late < length) & (lane < used)
 
 
+def entering(steps: int, used: jax.Array, pitch: int, length: int) -> jax.Array:
+  """How many of `used` skewed lanes carry a value in a cycle: int32 [steps]."""
+  t = jnp.arange(steps)
+  first = jnp.maximum(0, -((length - 1 - t) // pitch))
+  last = jnp.minimum(used - 1, t // pitch)
+  return jnp.maximum(0, last - first + 1).astype(jnp.int32)
+
+
 def moved_right(edge: jax.Array, x: jax.Array) -> jax.Array:
   """Registers [rows, cols] after a cycle, `edge` [rows] entering on the left."""
   return jnp.concatenate([edge[:, None], x[:, :-1]], axis=1)
@@ -103,7 +111,11 @@ def flips(before: Any, after: Any) -> Flips:
 
 
 def scan_cycles(
-  cycle: Callable[[Any, Any], Any], state: Any, edges: Any, steps: int
+  cycle: Callable[[Any, Any], Any],
+  state: Any,
+  edges: Any,
+  steps: int,
+  unroll: int = 1,
 ) -> Any:
   """`lax.scan` over cycles whose gradient keeps the state of sqrt(steps) of them."""
   differentiable = any(
@@ -111,7 +123,7 @@ def scan_cycles(
   )
   inner = math.isqrt(steps)
   if not differentiable or inner < 4:
-    return lax.scan(cycle, state, edges, length=steps)
+    return lax.scan(cycle, state, edges, length=steps, unroll=unroll)
   outer = steps // inner
   head = jax.tree.map(
     lambda x: x[: outer * inner].reshape(outer, inner, *x.shape[1:]), edges

@@ -13,6 +13,7 @@ Everything is jnp on the leaves of the accelerator and the formats: vmap over de
 grad over any leaf. float32 rounds cycle counts above 2^24; `exact` uses float64.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -110,6 +111,7 @@ def evaluate(
     raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
   number = lambda x: jnp.asarray(x, jnp.result_type(float))
   a: Accelerator = jax.tree.map(number, accelerator)
+  a = dataclasses.replace(a, temperature=accelerator.temperature)  # may be known
   sizes = dataflow.sizes(workload)
   left, right = _operands(workload, a.mac, policy)
   step = _cycles_per_mac(a.mac, left, right)

@@ -11,7 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcodesign import tree
 from jaxcodesign.numerics import rounding
 
 Scalar = jax.typing.ArrayLike
@@ -21,12 +23,16 @@ _CEILING, _SWITCH = 10.0, 0.1
 def ceil(x: Any, temperature: Scalar) -> jax.Array:
   """Folds that cover `x` arrays: ceil(x), and never less than the one there must be."""
   x = jnp.asarray(x, jnp.result_type(float))
+  if _cold(temperature):
+    return jnp.maximum(jnp.ceil(x), 1.0)
   heat = _CEILING * jnp.asarray(temperature, x.dtype)
   return jnp.maximum(rounding.smooth_ceil(x, heat), 1.0)
 
 
 def exceeds(need: Any, room: Any, temperature: Scalar) -> jax.Array:
   """1 where `need` > `room`, else 0; a sigmoid in their ratio when hot."""
+  if _cold(temperature):
+    return jnp.where(need > room, 1.0, 0.0)
   hot = jnp.asarray(temperature) > 0
   safe = jnp.where(hot, temperature, 1.0) * _SWITCH
   tiny = jnp.finfo(jnp.result_type(float)).tiny
@@ -36,8 +42,15 @@ def exceeds(need: Any, room: Any, temperature: Scalar) -> jax.Array:
 
 def maximum(x: Any, y: Any, temperature: Scalar) -> jax.Array:
   """The larger of two positives; when hot, a sum of powers that both have a part in."""
+  if _cold(temperature):
+    return jnp.maximum(x, y)
   hot = jnp.asarray(temperature) > 0
   safe = jnp.where(hot, temperature, 1.0)
   tiny = jnp.finfo(jnp.result_type(float)).tiny
   logs = [jnp.log(jnp.maximum(v, tiny)) / safe for v in (x, y)]
   return jnp.where(hot, jnp.exp(safe * jnp.logaddexp(*logs)), jnp.maximum(x, y))
+
+
+def _cold(temperature: Scalar) -> bool:
+  """Known to be 0: gradients then need not be traced through what is not chosen."""
+  return tree.is_concrete(temperature) and not np.any(np.asarray(temperature))

@@ -5,8 +5,8 @@ allocated: `trace(fn)(params, inputs)` needs shapes only, `model.init(key)` draw
 parameters. Images are NHWC, kernels HWIO or [in, out], everything float32.
 
 References: Simonyan, Zisserman, arXiv:1409.1556 (VGG-16, configuration D); Howard et
-al., arXiv:1704.04861 (MobileNet); Radford et al., "Language Models are Unsupervised
-Multitask Learners", 2019 (GPT-2).
+al., arXiv:1704.04861 (MobileNet); He et al., arXiv:1512.03385 (ResNet); Radford
+et al., "Language Models are Unsupervised Multitask Learners", 2019 (GPT-2).
 """
 
 from collections.abc import Callable
@@ -161,10 +161,73 @@ def mobilenet(
   return Model(fn, params, _array(batch, image, image, 3))
 
 
-def _normalized(p: dict[str, Any], x: jax.Array, **how: int) -> jax.Array:
+_RESNETS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def resnet(
+  depth: int = 50, *, image: int = 224, classes: int = 1000, batch: int = 1
+) -> Model:
+  """ResNet: a convolution "stem", blocks "stage1_1".."stage4_n", a dense "logits".
+
+  Depths 18 and 34 have blocks of two 3x3 convolutions, 50 and 101 bottlenecks that
+  stride in the 3x3 convolution (version 1.5). A block's "convs" are in order;
+  "shortcut" is its projection. A batch normalization is a scale and a bias per channel.
+
+  Args:
+    depth: 18, 34, 50 or 101.
+    image: Height and width.
+    classes: Number of logits.
+    batch: Images at once.
+
+  Raises:
+    ValueError: If there is no such depth.
+  """
+  if depth not in _RESNETS:
+    raise ValueError(f"depth={depth} is none of {', '.join(map(str, _RESNETS))}")
+  layer = lambda *shape: {
+    "kernel": _array(*shape), "scale": _array(shape[-1]), "bias": _array(shape[-1])
+  }  # fmt: skip
+  params: dict[str, Any] = {"stem": layer(7, 7, 3, 64)}
+  channels, strides = 64, {}
+  for stage, count in enumerate(_RESNETS[depth]):
+    width = 64 << stage
+    out = 4 * width if depth >= 50 else width
+    for i in range(count):
+      name = f"stage{stage + 1}_{i + 1}"
+      strides[name] = 2 if stage and not i else 1
+      sizes = [(1, channels, width), (3, width, width), (1, width, out)]
+      if depth < 50:
+        sizes = [(3, channels, width), (3, width, width)]
+      block: dict[str, Any] = {"convs": [layer(k, k, c, n) for k, c, n in sizes]}
+      if channels != out:
+        block["shortcut"] = layer(1, 1, channels, out)
+      params[name], channels = block, out
+  params["logits"] = _affine(channels, classes)
+
+  def fn(params: Any, images: jax.Array) -> jax.Array:
+    x = jax.nn.relu(_scaled(params["stem"], images, stride=2))
+    window, step = (1, 3, 3, 1), (1, 2, 2, 1)
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, step, "SAME")
+    for name, stride in strides.items():
+      convs, y = params[name]["convs"], x
+      for i, p in enumerate(convs):
+        y = _scaled(p, y, stride=stride if i == len(convs) - 2 else 1)
+        y = y if i == len(convs) - 1 else jax.nn.relu(y)
+      short = params[name].get("shortcut")
+      x = jax.nn.relu(y + (x if short is None else _scaled(short, x, stride=stride)))
+    return _dense(params["logits"], jnp.mean(x, axis=(1, 2)))
+
+  return Model(fn, params, _array(batch, image, image, 3))
+
+
+def _scaled(p: dict[str, Any], x: jax.Array, **how: int) -> jax.Array:
   y = _conv(p["kernel"], x, **how)
   scale, bias = (jnp.broadcast_to(p[name], y.shape) for name in ("scale", "bias"))
-  return jax.nn.relu6(y * scale + bias)
+  return y * scale + bias
+
+
+def _normalized(p: dict[str, Any], x: jax.Array, **how: int) -> jax.Array:
+  return jax.nn.relu6(_scaled(p, x, **how))
 
 
 class Gpt2(NamedTuple):

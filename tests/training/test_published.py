@@ -67,6 +67,26 @@ def test_a_depthwise_layer_is_a_batch_of_single_columns():
              for g in depthwise)  # fmt: skip
 
 
+@pytest.mark.parametrize(
+  # Parameters of the trained networks that torchvision distributes, and its GFLOPS.
+  ("depth", "parameters", "gmacs"),
+  [(18, 11_689_512, 1.81), (34, 21_797_672, 3.66), (50, 25_557_032, 4.09),
+   (101, 44_549_160, 7.80)],
+)  # fmt: skip
+def test_resnet(depth, parameters, gmacs):
+  work = workload(published.resnet(depth))
+  assert work.parameters == parameters
+  assert work.macs / 1e9 == pytest.approx(gmacs, abs=0.006)
+
+
+def test_resnet_runs_and_refuses_other_depths():
+  model = published.resnet(50, image=32, classes=10, batch=2)
+  x = jnp.ones(model.inputs.shape)
+  assert model.fn(model.init(jax.random.key(0)), x).shape == (2, 10)
+  with pytest.raises(ValueError, match="depth=19 is none of 18"):
+    published.resnet(19)
+
+
 def nanogpt_flops(size, t):
   """Forward FLOP as nanoGPT's transformer_sizing counts them: 2 a multiplication."""
   d = size.width
