@@ -34,7 +34,7 @@ def hardware(
   layers: int | None = None,
   designs: int = 100_000,
 ) -> Iterator[Measurement]:
-  """Simulators against their floor and SCALE-Sim's first layers, then the cost model."""
+  """Simulators against their floor and SCALE-Sim's first layers, then the prices."""
   for size in sizes:
     for dataflow in DATAFLOWS:
       yield from _array(size, dataflow, cell_cycles)

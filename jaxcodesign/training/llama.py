@@ -4,8 +4,8 @@
   x += down(silu(gate(n)) up(n)),                   n = rms_norm(x)
 
 Grouped queries share keys and values. RoPE rotates adjacent pairs, as GGUF files store
-q and k. Matrices are [out, in]; the head is the embedding. T tokens, D features, L
-blocks.
+q and k. Matrices are [out, in]; the head is the embedding unless given. T tokens,
+D features, L blocks.
 """
 
 from typing import Any, NamedTuple
@@ -32,12 +32,12 @@ def logits(shape: Shape, params: Any, tokens: jax.Array) -> jax.Array:
   Args:
     shape: Of the heads.
     params: {"embed": [V, D], "norm": [D], "blocks": {"attention_norm": [L, D],
-      "mlp_norm": [L, D], "q": [L, out, in], ...}}.
+      "mlp_norm": [L, D], "q": [L, out, in], ...}}, and "head": [V, D] if untied.
     tokens: [B, T] integers.
   """
   x = params["embed"][tokens]
   x, _ = jax.lax.scan(lambda x, p: (block(shape, p, x), None), x, params["blocks"])
-  return norm(shape, params["norm"], x) @ params["embed"].T
+  return norm(shape, params["norm"], x) @ params.get("head", params["embed"]).T
 
 
 def block(shape: Shape, p: Block, x: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ parameters. Images are NHWC, kernels HWIO or [in, out], everything float32.
 
 References: Simonyan, Zisserman, arXiv:1409.1556 (VGG-16, configuration D); Howard et
 al., arXiv:1704.04861 (MobileNet); He et al., arXiv:1512.03385 (ResNet); Radford
-et al., "Language Models are Unsupervised Multitask Learners", 2019 (GPT-2).
+et al., "Language Models are Unsupervised Multitask Learners", 2019 (GPT-2); Grattafiori
+et al., arXiv:2407.21783 (LLaMA 3.1).
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign import tree
+from jaxcodesign.training import llama as llama_model
 
 
 class Model(NamedTuple):
@@ -228,6 +230,51 @@ def _scaled(p: dict[str, Any], x: jax.Array, **how: int) -> jax.Array:
 
 def _normalized(p: dict[str, Any], x: jax.Array, **how: int) -> jax.Array:
   return jax.nn.relu6(_scaled(p, x, **how))
+
+
+class Llama(NamedTuple):
+  """Sizes of a LLaMA."""
+
+  layers: int
+  width: int
+  heads: int
+  hidden: int
+  kv_heads: int = 8
+  vocabulary: int = 128256
+
+
+LLAMA31_8B = Llama(32, 4096, 32, 14336)
+LLAMA31_70B = Llama(80, 8192, 64, 28672)
+LLAMA31_405B = Llama(126, 16384, 128, 53248)
+
+
+def llama(size: Llama = LLAMA31_8B, *, tokens: int = 1024, batch: int = 1) -> Model:
+  """LLaMA 3.1 over a whole context (prefill): blocks scanned, the head not tied.
+
+  Args:
+    size: Of the model.
+    tokens: In the context.
+    batch: Sequences at once.
+  """
+  narrow = size.width * size.kv_heads // size.heads
+  shapes = {
+    "q": (size.width, size.width), "k": (narrow, size.width), "v": (narrow, size.width),
+    "o": (size.width, size.width), "gate": (size.hidden, size.width),
+    "up": (size.hidden, size.width), "down": (size.width, size.hidden),
+    "attention_norm": (size.width,), "mlp_norm": (size.width,),
+  }  # fmt: skip
+  params = {
+    "embed": _array(size.vocabulary, size.width),
+    "head": _array(size.vocabulary, size.width),
+    "norm": _array(size.width),
+    "blocks": {name: _array(size.layers, *shape) for name, shape in shapes.items()},
+  }
+  shape = llama_model.Shape(size.heads, size.kv_heads, 500_000.0, 1e-5)
+
+  def fn(params: Any, tokens: jax.Array) -> jax.Array:
+    return llama_model.logits(shape, params, tokens)
+
+  return Model(fn, params, jax.ShapeDtypeStruct((batch, tokens), jnp.int32))
 
 
 class Gpt2(NamedTuple):

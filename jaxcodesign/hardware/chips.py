@@ -1,0 +1,179 @@
+"""Chips that one can buy, as the few numbers a roofline needs, each with its source.
+
+Peaks are dense operations a second (2 a multiply-accumulate); vendors' sparse figures
+are twice as high. What is marked recalled was not re-read in its source.
+
+Errors of widespread tables, corrected here: the TPU v6e's memory moves 1,640 GB/s, not
+TB/s, and "two 256 x 256 MXUs" do not give its peak at any plausible clock, so peaks are
+data, never derived from cells and clock; an H100 SXM has 80 GB (94 GB is the H100 NVL,
+96 GB the GH200) on 814 mm2 (826 is the A100); the WSE-3's 21 PB/s is on-wafer SRAM and
+no external memory, and its 125 PFLOP/s count sparsity.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxcodesign import tree
+from jaxcodesign.hardware.energy import Sourced
+
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+
+
+@tree.pytree
+class Chip:
+  """A chip as its roofline: leaves in SI units, per chip.
+
+  Attributes:
+    name: As sold.
+    source: Where the numbers were read.
+    recalled: Names of attributes that were not re-read in a source.
+    peak_op_s: Dense operations a second by format.
+    bandwidth_bytes_s: Of the memory that holds the weights.
+    memory_bytes: Its capacity.
+    on_chip_bytes: SRAM, all levels that a table states.
+    power_w: Board or module; 0 where none is published.
+    area_mm2: Of all dies; 0 where none is published.
+    node_nm: Of the process, as named.
+  """
+
+  name: str = tree.static()
+  source: str = tree.static()
+  recalled: tuple[str, ...] = tree.static(default=())
+  peak_op_s: Mapping[str, jax.typing.ArrayLike] = dataclasses.field(
+    default_factory=dict
+  )
+  bandwidth_bytes_s: jax.typing.ArrayLike = 0.0
+  memory_bytes: jax.typing.ArrayLike = 0.0
+  on_chip_bytes: jax.typing.ArrayLike = 0.0
+  power_w: jax.typing.ArrayLike = 0.0
+  area_mm2: jax.typing.ArrayLike = 0.0
+  node_nm: float = tree.static(default=0.0)
+
+  def peak(self, left: str, right: str) -> Any:
+    """Operations a second on products of two formats: those of the wider one.
+
+    A format without units of its own is computed in the next wider one that has them:
+    int4 weights are unpacked.
+
+    Raises:
+      ValueError: If a format is unknown or no unit is wide enough.
+    """
+    for name in (left, right):
+      if name not in BITS:
+        raise ValueError(f"format {name!r} is none of {', '.join(BITS)}")
+    wide = max((left, right), key=lambda name: BITS[name])
+    if wide in self.peak_op_s:
+      return self.peak_op_s[wide]
+    wider = [name for name in self.peak_op_s if BITS[name] >= BITS[wide]]
+    if not wider:
+      raise ValueError(
+        f"{self.name} has units for {', '.join(self.peak_op_s)}: none holds {wide}"
+      )
+    return self.peak_op_s[min(wider, key=lambda name: BITS[name])]
+
+  def ridge(self, name: str) -> Any:
+    """Operations a byte at which compute and memory take equally long."""
+    return self.peak(name, name) / self.bandwidth_bytes_s
+
+
+_GPU = "NVIDIA datasheets as collected in the Stas Bekman ML engineering tables"
+_TPU = "Google Cloud TPU documentation and 'How to scale your model'"
+_ALVEO = "AMD Alveo data sheets, UG1393"
+
+
+def h100_sxm() -> Chip:
+  """H100 SXM5: 132 SMs; 1.83 GHz x 512 FMA x 2 x 528 tensor cores = 989 TFLOP/s."""
+  peak = {"fp16": 989e12, "bf16": 989e12, "fp8": 1979e12, "int8": 1979e12}
+  return Chip(
+    "H100 SXM", _GPU, (), {"fp32": 67e12} | peak, 3.35e12, 80e9, 83e6, 700.0, 814.0, 4.0
+  )
+
+
+def b200() -> Chip:
+  """B200 SXM: two dies, 180 of 192 GB usable in HGX and DGX systems."""
+  peak = {"fp16": 2250e12, "bf16": 2250e12, "fp8": 4500e12, "int8": 4500e12}
+  return Chip(
+    "B200", _GPU, (), peak | {"fp4": 9000e12}, 8e12, 180e9, 126e6, 1000.0, 0.0, 4.0
+  )
+
+
+def tpu_v1() -> Chip:
+  """TPU v1: 65,536 8-bit cells at 700 MHz, 92 TOP/s; Jouppi et al., ISCA 2017."""
+  recalled = ("bandwidth_bytes_s", "power_w", "area_mm2")
+  source = "Jouppi et al., ISCA 2017"
+  peak = {"int8": 92e12}
+  size = (34e9, 8 * 2.0**30, 28 * 2.0**20, 75.0, 331.0, 28.0)
+  return Chip("TPU v1", source, recalled, peak, *size)
+
+
+def tpu_v4() -> Chip:
+  """TPU v4: 2 cores of four 128 x 128 units; 90, 170, 192 W least, mean, most."""
+  peak = {"bf16": 275e12, "int8": 275e12}
+  size = (1.2e12, 32 * 2.0**30, 0.0, 170.0, 0.0, 7.0)
+  return Chip("TPU v4", _TPU, ("node_nm",), peak, *size)
+
+
+def tpu_v5e() -> Chip:
+  """TPU v5e: one core of four 128 x 128 units."""
+  peak = {"bf16": 197e12, "int8": 394e12}
+  return Chip("TPU v5e", _TPU, (), peak, 819e9, 16e9, 128 * 2.0**20)
+
+
+def tpu_v5p() -> Chip:
+  """TPU v5p: two cores of four 128 x 128 units."""
+  return Chip("TPU v5p", _TPU, (), {"bf16": 459e12, "int8": 918e12}, 2765e9, 95e9)
+
+
+def tpu_v6e() -> Chip:
+  """TPU v6e (Trillium): 256 x 256 units; 1,638 to 1,640 GB/s."""
+  peak = {"bf16": 918e12, "fp8": 918e12, "int8": 1836e12}
+  return Chip("TPU v6e", _TPU, (), peak, 1640e9, 32e9)
+
+
+def wse3() -> Chip:
+  """WSE-3 in a CS-3: 900,000 cores, 44 GB of SRAM at 21 PB/s, which is its memory here.
+
+  The published 125 PFLOP/s are sparse; the dense peak is not published, and the number
+  here is to be read as a bound. 23 kW are those of the system.
+  """
+  source = "Cerebras WSE-3 announcement and comparisons of it, four agreeing"
+  size = (21e15, 44e9, 44e9, 23e3, 46225.0, 5.0)
+  return Chip("WSE-3", source, (), {"fp16": 125e15}, *size)
+
+
+def alveo_u250() -> Chip:
+  """Alveo U250: 12,288 DSPs, 2,688 block RAMs of 36 Kbit and 1,280 URAMs."""
+  size = (77e9, 64e9, 56.8e6, 225.0, 0.0, 16.0)
+  return Chip("Alveo U250", _ALVEO, ("peak_op_s",), {"int8": 33.3e12}, *size)
+
+
+def alveo_u280() -> Chip:
+  """Alveo U280: 9,024 DSPs; 8 GB of HBM2 beside 32 GB of DDR4 at 38 GB/s."""
+  recalled = ("peak_op_s", "power_w")
+  size = (460e9, 8e9, 42.6e6, 225.0, 0.0, 16.0)
+  return Chip("Alveo U280", _ALVEO, recalled, {"int8": 24.5e12}, *size)
+
+
+CHIPS = {
+  "h100": h100_sxm,
+  "b200": b200,
+  "tpu_v1": tpu_v1,
+  "tpu_v4": tpu_v4,
+  "tpu_v5e": tpu_v5e,
+  "tpu_v5p": tpu_v5p,
+  "tpu_v6e": tpu_v6e,
+  "wse3": wse3,
+  "u250": alveo_u250,
+  "u280": alveo_u280,
+}
+
+# Largest share of the peak that products reached in public measurements.
+ACHIEVABLE = {
+  ("h100", "bf16"): Sourced(794.5e12, "op/s", 4, f"{_GPU}, measured products"),
+  ("h100", "fp8"): Sourced(1403e12, "op/s", 4, f"{_GPU}, measured products"),
+  ("b200", "bf16"): Sourced(1745e12, "op/s", 4, f"{_GPU}, measured products"),
+  ("b200", "fp8"): Sourced(3433e12, "op/s", 4, f"{_GPU}, measured products"),
+}
