@@ -19,7 +19,12 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.numerics import exponents, noise, rounding, terms
 from jaxcodesign.numerics.format import Format, floats
-from jaxcodesign.numerics.sharing import blocks, check_block, unblock
+from jaxcodesign.numerics.sharing import (
+  blocks,
+  check_axis_number,
+  check_block,
+  unblock,
+)
 from jaxcodesign.numerics.storage import signed_type, store_integers
 
 
@@ -40,18 +45,21 @@ class BlockFloat(Format):
   Attributes:
     mantissa: Magnitude bits, 1 to 23, rounded down; a leaf, so that a precision
       schedule compiles once. `pack` needs it known.
-    block: Neighbours along the last axis with one exponent. A last block that is not
+    block: Neighbours along `axis` with one exponent. A last block that is not
       full counts as filled with zeros.
     exponent: Bits of E, 1 to 8. With 8 it is absolute, one E8M0 byte. With less it
       counts down from the largest of the tensor, which all blocks then share: blocks
       below the window take its lowest exponent and lose bits, and NaN is everywhere.
     rule: "even", "away", or FAST's "truncate", where no noise is given.
+    axis: Where blocks lie, counted from the end: -1, the last, is the contraction of
+      canonical operands.
   """
 
   mantissa: jax.typing.ArrayLike = 4
   block: int = tree.static(default=16)
   exponent: int = tree.static(default=8)
   rule: rounding.Rule = tree.static(default="even")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     if tree.is_concrete(self.mantissa):
@@ -59,12 +67,15 @@ class BlockFloat(Format):
       if not 1 <= low <= high < 24:
         raise ValueError(f"mantissa={self.mantissa} is outside 1..23")
     check_block(self.block)
+    check_axis_number(self.axis)
     if not 1 <= self.exponent <= 8:
       raise ValueError(f"exponent={self.exponent} bits are outside 1..8")
     rounding.check_rule(self.rule)
 
   def scale(self, x: jax.Array) -> jax.Array:
-    e = exponents.floor_log2(exponents.peak_bits(blocks(floats(x), self.block)))
+    e = exponents.floor_log2(
+      exponents.peak_bits(blocks(floats(x), self.block, self.axis), self.axis)
+    )
     if self.exponent == 8:
       return e
     top = jnp.max(e)
@@ -77,17 +88,21 @@ class BlockFloat(Format):
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
     m = self._mantissa()
-    lanes = blocks(x, self.block)
-    steps = exponents.times_power_of_two(lanes, (m - 1 - scale)[..., None])
+    lanes = blocks(x, self.block, self.axis)
+    steps = exponents.times_power_of_two(
+      lanes, jnp.expand_dims(m - 1 - scale, self.axis)
+    )
     most = ((1 << m) - 1).astype(jnp.float32)
     whole = rounding.to_integer(steps, source, self.rule)
-    return unblock(jnp.clip(whole, -most, most), x.shape)
+    return unblock(jnp.clip(whole, -most, most), x.shape, self.axis)
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
-    lanes = blocks(elements, self.block)
+    lanes = blocks(elements, self.block, self.axis)
     poisoned = scale == exponents.INFINITE
     e = jnp.where(poisoned, scale, scale - (self._mantissa() - 1))
-    return unblock(exponents.scaled(lanes, e[..., None]), elements.shape)
+    return unblock(
+      exponents.scaled(lanes, jnp.expand_dims(e, self.axis)), elements.shape, self.axis
+    )
 
   def store(self, elements: jax.Array) -> jax.Array:
     if not tree.is_concrete(self.mantissa):

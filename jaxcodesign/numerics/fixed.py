@@ -17,6 +17,7 @@ from jaxcodesign.numerics.format import Format, floats, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
+  check_axis_number,
   check_group,
   check_share,
   lanes,
@@ -55,12 +56,15 @@ class Fixed(Format):
       last axis), or a group of that many neighbours, which must divide the axis.
     grid: See above.
     rule: Where values between steps go without noise; see `rounding.to_integer`.
+    axis: Where scales run, counted from the end: -1, the last, is the contraction of
+      canonical operands.
   """
 
   bits: int = tree.static(default=8)
   share: Share = tree.static(default="tensor")
   grid: Grid = tree.static(default="symmetric")
   rule: rounding.Rule = tree.static(default="even")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     if self.grid not in GRIDS:
@@ -71,6 +75,7 @@ class Fixed(Format):
         f"Fixed has {least} to 24 bits on a {self.grid} grid: bits={self.bits}"
       )
     check_share(self.share)
+    check_axis_number(self.axis)
     rounding.check_rule(self.rule)
 
   def limits(self) -> tuple[int, int]:
@@ -83,7 +88,10 @@ class Fixed(Format):
     return (1 - half if self.grid == "symmetric" else -half), half - 1
 
   def scale(self, x: jax.Array) -> Any:
-    values, axis = lanes(floats(x), self.share), axis_of(self.share)
+    values, axis = (
+      lanes(floats(x), self.share, self.axis),
+      axis_of(self.share, self.axis),
+    )
     if self.grid == "affine":
       low = jnp.minimum(jnp.min(values, axis=axis), 0)
       high = jnp.maximum(jnp.max(values, axis=axis), 0)
@@ -94,28 +102,28 @@ class Fixed(Format):
       mean = _mean(jnp.abs(values), axis)
       return jnp.where(jnp.isfinite(mean), mean, jnp.float32(jnp.nan))
     most = 2.0 ** (self.bits - 1) - (1 if self.grid == "symmetric" else 0.5)
-    peak = exponents.peak(lanes(unflushed(x), self.share), axis)
+    peak = exponents.peak(lanes(unflushed(x), self.share, self.axis), axis)
     return step_of(peak, most, reach=2.0 ** (self.bits - 1))
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    values = lanes(x, self.share)
+    values = lanes(x, self.share, self.axis)
     step, zero = scale if self.grid == "affine" else (scale, None)
-    step = spread(step, self.share)
+    step = spread(step, self.share, self.axis)
     if self.grid == "symmetric" and self.bits == 1:
       return _signs(values, step, source).reshape(x.shape)
     codes = rounding.to_integer(in_steps(values, step), source, self.rule)
     if zero is not None:
-      codes += spread(zero, self.share)
+      codes += spread(zero, self.share, self.axis)
     return jnp.clip(codes, *self.limits()).reshape(x.shape)
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
     step, zero = scale if self.grid == "affine" else (scale, None)
-    steps = lanes(elements, self.share)
-    step = spread(step, self.share)
+    steps = lanes(elements, self.share, self.axis)
+    step = spread(step, self.share, self.axis)
     if zero is None:
       return (steps * step).reshape(elements.shape)
     # A rounded zero moves the ends by half a step, past the largest float32 at worst.
-    values = jnp.clip((steps - spread(zero, self.share)) * step, -HUGE, HUGE)
+    values = jnp.clip((steps - spread(zero, self.share, self.axis)) * step, -HUGE, HUGE)
     return jnp.where(step < jnp.inf, values, jnp.float32(jnp.nan)).reshape(
       elements.shape
     )

@@ -21,6 +21,7 @@ from jaxcodesign.numerics.format import Format, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
+  check_axis_number,
   check_group,
   check_share,
   lanes,
@@ -44,11 +45,13 @@ class Logarithmic(Format):
     bits: 2 to 8, the sign included.
     fraction: Bits of the logarithm's fraction, 0 (powers of two) to 3.
     share: Values with one scale, as in `Fixed`.
+    axis: Where scales run, as in `Fixed`.
   """
 
   bits: int = tree.static(default=4)
   fraction: int = tree.static(default=0)
   share: Share = tree.static(default="tensor")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     if not 2 <= self.bits <= 8:
@@ -56,21 +59,24 @@ class Logarithmic(Format):
     if not 0 <= self.fraction <= 3:
       raise ValueError(f"fraction={self.fraction} is outside 0..3")
     check_share(self.share)
+    check_axis_number(self.axis)
 
   @property
   def _most(self) -> int:
     return 2 ** (self.bits - 1) - 1
 
   def scale(self, x: jax.Array) -> jax.Array:
-    peak = exponents.peak(lanes(unflushed(x), self.share), axis_of(self.share))
+    peak = exponents.peak(
+      lanes(unflushed(x), self.share, self.axis), axis_of(self.share, self.axis)
+    )
     n = self._logarithm(peak, None)
     # 2^128 is no float32: what would round up to it stays one step below.
     n = jnp.minimum(n, (exponents.INFINITE << self.fraction) - 1)
     return jnp.where(jnp.isfinite(peak), n, _POISON)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    values = lanes(x, self.share)
-    top = spread(scale, self.share)
+    values = lanes(x, self.share, self.axis)
+    top = spread(scale, self.share, self.axis)
     magnitude = jnp.abs(values)
     index = self._logarithm(magnitude, source) - top + self._most
     index = jnp.clip(index, 1, self._most)
@@ -83,8 +89,8 @@ class Logarithmic(Format):
     return jnp.where(jnp.isnan(values), values, signed).reshape(x.shape)
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
-    index = lanes(elements, self.share)
-    top = spread(scale, self.share)
+    index = lanes(elements, self.share, self.axis)
+    top = spread(scale, self.share, self.axis)
     n = top - self._most + jnp.abs(index).astype(jnp.int32)
     power = jnp.where(index == 0, jnp.float32(0), self._power(n))
     number = jnp.where(index < 0, -power, power)

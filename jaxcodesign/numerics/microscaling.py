@@ -15,7 +15,12 @@ from jaxcodesign.numerics import exponents, minifloat, noise
 from jaxcodesign.numerics.fixed import Fixed
 from jaxcodesign.numerics.format import Format, floats
 from jaxcodesign.numerics.minifloat import Minifloat
-from jaxcodesign.numerics.sharing import blocks, check_block, unblock
+from jaxcodesign.numerics.sharing import (
+  blocks,
+  check_axis_number,
+  check_block,
+  unblock,
+)
 from jaxcodesign.numerics.steps import in_steps, step_of
 
 ScaleRule = Literal["floor", "ceil", "even", "rceil"]
@@ -38,18 +43,21 @@ class Microscaling(Format):
   Attributes:
     element: A Minifloat, or a symmetric Fixed, which has steps of 2^(2 - bits); its own
       share is not used, its rule and overflow are.
-    block: Neighbours along the last axis with one scale. A last block that is not full
+    block: Neighbours along `axis` with one scale. A last block that is not full
       counts as filled with zeros.
     scale_rule: See above.
+    axis: Where blocks lie, counted from the end.
   """
 
   element: Minifloat | Fixed = tree.static(default=minifloat.E4M3)
   block: int = tree.static(default=32)
   scale_rule: ScaleRule = tree.static(default="floor")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     check_element(self.element)
     check_block(self.block)
+    check_axis_number(self.axis)
     if self.scale_rule not in SCALE_RULES:
       raise ValueError(
         f"scale_rule={self.scale_rule!r} is none of {', '.join(SCALE_RULES)}"
@@ -58,7 +66,7 @@ class Microscaling(Format):
   def scale(self, x: jax.Array) -> jax.Array:
     largest, mantissa, top = _range(self.element)
     infinity = 0x7F800000
-    bits = exponents.peak_bits(blocks(floats(x), self.block))
+    bits = exponents.peak_bits(blocks(floats(x), self.block, self.axis), self.axis)
     # Each rule is the floor of the exponent after an addition to the fraction.
     fraction = int(np.float32(largest).view(np.int32)) & 0x7FFFFF
     added = {
@@ -73,12 +81,22 @@ class Microscaling(Format):
     return jnp.where(bits >= infinity, exponents.INFINITE, e)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    lanes = exponents.times_power_of_two(blocks(x, self.block), -scale[..., None])
-    return unblock(self.element.elements(lanes, unit(self.element), source), x.shape)
+    lanes = exponents.times_power_of_two(
+      blocks(x, self.block, self.axis), -jnp.expand_dims(scale, self.axis)
+    )
+    return unblock(
+      self.element.elements(lanes, unit(self.element), source), x.shape, self.axis
+    )
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
-    lanes = self.element.values(blocks(elements, self.block), unit(self.element))
-    return unblock(exponents.scaled(lanes, scale[..., None]), elements.shape)
+    lanes = self.element.values(
+      blocks(elements, self.block, self.axis), unit(self.element)
+    )
+    return unblock(
+      exponents.scaled(lanes, jnp.expand_dims(scale, self.axis)),
+      elements.shape,
+      self.axis,
+    )
 
   def store(self, elements: jax.Array) -> jax.Array:
     return self.element.store(elements)
@@ -116,25 +134,28 @@ class ScaledBlocks(Format):
 
   Attributes:
     element: As in `Microscaling`.
-    block: Neighbours along the last axis with one scale, the last filled with zeros.
+    block: Neighbours along `axis` with one scale, the last filled with zeros.
     scaling: Format of the block scales.
     tensor: False fixes the tensor's scale at 1, as for weights stored without one.
+    axis: Where blocks lie, counted from the end.
   """
 
   element: Minifloat | Fixed = tree.static(default=minifloat.E2M1)
   block: int = tree.static(default=16)
   scaling: Minifloat = tree.static(default=minifloat.E4M3)
   tensor: bool = tree.static(default=True)
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     check_element(self.element)
     check_block(self.block)
+    check_axis_number(self.axis)
     if not isinstance(self.scaling, Minifloat):
       raise TypeError(f"scaling={self.scaling!r} is no Minifloat")
 
   def scale(self, x: jax.Array) -> TwoLevels:
     largest, _, _ = _range(self.element)
-    peaks = exponents.peak(blocks(floats(x), self.block))
+    peaks = exponents.peak(blocks(floats(x), self.block, self.axis), self.axis)
     least, most = 2.0**self.scaling.lowest, self.scaling.largest
     tensor = jnp.ones((), jnp.float32)
     if self.tensor:
@@ -152,14 +173,18 @@ class ScaledBlocks(Format):
     )
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    step = (scale.blocks * scale.tensor)[..., None]
-    lanes = in_steps(blocks(x, self.block), step)
-    return unblock(self.element.elements(lanes, unit(self.element), source), x.shape)
+    step = jnp.expand_dims(scale.blocks * scale.tensor, self.axis)
+    lanes = in_steps(blocks(x, self.block, self.axis), step)
+    return unblock(
+      self.element.elements(lanes, unit(self.element), source), x.shape, self.axis
+    )
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
-    lanes = self.element.values(blocks(elements, self.block), unit(self.element))
-    step = (scale.blocks * scale.tensor)[..., None]
-    return unblock(lanes * step, elements.shape)
+    lanes = self.element.values(
+      blocks(elements, self.block, self.axis), unit(self.element)
+    )
+    step = jnp.expand_dims(scale.blocks * scale.tensor, self.axis)
+    return unblock(lanes * step, elements.shape, self.axis)
 
   def store(self, elements: jax.Array) -> jax.Array:
     return self.element.store(elements)

@@ -16,6 +16,7 @@ from jaxcodesign.numerics.format import Format, floats, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
+  check_axis_number,
   check_group,
   check_share,
   lanes,
@@ -61,6 +62,7 @@ class Minifloat(Format):
     share: None rounds `x` as it is; else max|x| of each share becomes the largest
       number, by a float32 scale. A group must divide the axis.
     rule: Where values between numbers go without noise.
+    axis: Where scales run, as in `Fixed`.
   """
 
   exponent: int = tree.static(default=4)
@@ -69,6 +71,7 @@ class Minifloat(Format):
   overflow: Overflow = tree.static(default="saturate")
   share: Share | None = tree.static(default=None)
   rule: rounding.Rule = tree.static(default="even")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     if self.specials not in SPECIALS:
@@ -89,6 +92,7 @@ class Minifloat(Format):
       )
     if self.share is not None:
       check_share(self.share)
+    check_axis_number(self.axis)
     rounding.check_rule(self.rule)
 
   @property
@@ -112,12 +116,14 @@ class Minifloat(Format):
     if self.share is None:
       floats(x)
       return jnp.ones((), jnp.float32)
-    values = lanes(unflushed(x), self.share)
-    return step_of(exponents.peak(values, axis_of(self.share)), self.largest)
+    values = lanes(unflushed(x), self.share, self.axis)
+    return step_of(exponents.peak(values, axis_of(self.share, self.axis)), self.largest)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
     share = self.share or "tensor"
-    number = self._nearby(in_steps(lanes(x, share), spread(scale, share)), source)
+    number = self._nearby(
+      in_steps(lanes(x, share, self.axis), spread(scale, share, self.axis)), source
+    )
     if self.overflow == "saturate":
       number = jnp.clip(number, -self.largest, self.largest)
     else:
@@ -141,7 +147,9 @@ class Minifloat(Format):
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
     share = self.share or "tensor"
-    return (lanes(elements, share) * spread(scale, share)).reshape(elements.shape)
+    return (
+      lanes(elements, share, self.axis) * spread(scale, share, self.axis)
+    ).reshape(elements.shape)
 
   @property
   def _dtype(self) -> Any:

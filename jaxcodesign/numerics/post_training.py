@@ -74,7 +74,7 @@ def gptq(
   format would take its scale anew.
 
   Args:
-    fmt: Any format; its groups run along K.
+    fmt: Any format; its groups run along K, whatever its axis.
     weight: [N, K].
     activation: [M, K].
     damp: Share of the mean of H's diagonal that is added to it.
@@ -90,6 +90,7 @@ def gptq(
   """
   given = weight
   weight, activation = _pair(weight, activation)
+  fmt = fmt.along(-1) or fmt
   fmt.check(weight.shape[1])
   if not damp > 0 or block < 1:
     raise ValueError(f"damp={damp} must be positive (0.01 is usual), block={block} too")
@@ -112,7 +113,7 @@ def awq(
   """Scales channels by their mean activation to a power, the best of `grid` powers.
 
   Args:
-    fmt: Any format; its groups run along K.
+    fmt: Any format; its groups run along K, whatever its axis.
     weight: [N, K].
     activation: [M, K].
     grid: Powers tried: 0, 1/grid, ..., (grid - 1)/grid. 0 is rounding to nearest.
@@ -126,6 +127,7 @@ def awq(
   """
   given = weight
   weight, activation = _pair(weight, activation)
+  fmt = fmt.along(-1) or fmt
   fmt.check(weight.shape[1])
   if grid < 1:
     raise ValueError(f"grid={grid} must be at least 1; 20 is usual")

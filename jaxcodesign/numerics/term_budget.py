@@ -11,6 +11,8 @@ from jaxcodesign.numerics.format import Format, unflushed
 from jaxcodesign.numerics.sharing import (
   Share,
   axis_of,
+  check_axis,
+  check_axis_number,
   check_group,
   check_share,
   lanes,
@@ -34,6 +36,7 @@ class Terms(Format):
     bits: Magnitude bits of the integers; the sign comes on top.
     encoding: "naf" (default, fewest terms), "hese3", "booth4" or "binary".
     share: Values with one scale, as in `Fixed`.
+    axis: Where groups and scales run, as in `Fixed`.
 
   Reference: Kung, McDanel, Zhang. "Term Quantization", SC 2020.
   """
@@ -43,6 +46,7 @@ class Terms(Format):
   bits: int = tree.static(default=7)
   encoding: terms.Encoding = tree.static(default="naf")
   share: Share = tree.static(default="tensor")
+  axis: int = tree.static(default=-1)
 
   def __post_init__(self):
     terms.check_budget(self.budget)
@@ -53,6 +57,7 @@ class Terms(Format):
     if self.encoding not in terms.ENCODINGS:
       raise ValueError(f"encoding={self.encoding!r} is none of {terms.ENCODINGS}")
     check_share(self.share)
+    check_axis_number(self.axis)
 
   @property
   def _most(self) -> int:
@@ -62,26 +67,34 @@ class Terms(Format):
 
   def scale(self, x: jax.Array) -> jax.Array:
     terms.check_budget(self.budget)
-    terms.check_group(self.group, x.shape)
-    peak = exponents.peak(lanes(unflushed(x), self.share), axis_of(self.share))
+    check_axis(x, self.axis)
+    terms.check_group(self.group, x.shape, self.axis)
+    peak = exponents.peak(
+      lanes(unflushed(x), self.share, self.axis), axis_of(self.share, self.axis)
+    )
     return step_of(peak, 2.0**self.bits - 1, reach=2.0**self.bits)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    steps = in_steps(lanes(x, self.share), spread(scale, self.share))
+    steps = in_steps(
+      lanes(x, self.share, self.axis), spread(scale, self.share, self.axis)
+    )
     steps = jnp.clip(rounding.to_integer(steps, source), -self._most, self._most)
     steps = steps.reshape(x.shape)
     kept = terms.keep_largest(
-      jnp.nan_to_num(steps).astype(jnp.int32),
+      jnp.moveaxis(jnp.nan_to_num(steps).astype(jnp.int32), self.axis, -1),
       self.budget,
       group=self.group,
       bits=self.bits,
       encoding=self.encoding,
     )
     # A NaN has no integer: it goes around the encoder.
-    return jnp.where(jnp.isnan(steps), steps, kept.astype(jnp.float32))
+    kept = jnp.moveaxis(kept, -1, self.axis).astype(jnp.float32)
+    return jnp.where(jnp.isnan(steps), steps, kept)
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
-    steps = lanes(elements, self.share) * spread(scale, self.share)
+    steps = lanes(elements, self.share, self.axis) * spread(
+      scale, self.share, self.axis
+    )
     return steps.reshape(elements.shape)
 
   def store(self, elements: jax.Array) -> jax.Array:

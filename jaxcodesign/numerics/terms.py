@@ -195,11 +195,12 @@ def check_budget(budget: jax.typing.ArrayLike) -> None:
     )
 
 
-def check_group(group: int, shape: tuple[int, ...]) -> None:
-  """Raises a ValueError unless `group` >= 1 divides the last axis of `shape`."""
-  if group < 1 or not shape or shape[-1] % group:
+def check_group(group: int, shape: tuple[int, ...], axis: int = -1) -> None:
+  """Raises a ValueError unless `group` >= 1 divides an axis of `shape`."""
+  if group < 1 or not shape or shape[axis] % group:
+    where = "the last axis" if axis == -1 else f"axis {axis}"
     raise ValueError(
-      f"group={group} does not divide the last axis of shape {shape}; choose a group "
+      f"group={group} does not divide {where} of shape {shape}; choose a group "
       "that divides the contraction, or leave this product out of the policy"
     )
 

@@ -26,7 +26,8 @@ from jaxcodesign.numerics.noise import Noise
 from jaxcodesign.programs.rewrite import Dot, rewrite_gemms
 from jaxcodesign.programs.workload import Gemm
 
-Round = Callable[[Format | None, jax.Array, Noise | None], jax.Array]
+# (format, operand, noise, whether the operand lies across) -> rounded
+Round = Callable[[Format | None, jax.Array, Noise | None, bool], jax.Array]
 
 
 @tree.pytree
@@ -93,7 +94,7 @@ def product(
 
   def backward(sides: tuple[Side, Side], g: jax.Array) -> Any:
     if once:
-      g = rounded(sides[0].gradient, g, sides[0].noise[0])
+      g = rounded(sides[0].gradient, g, sides[0].noise[0], False)
       sides = sides[0]._replace(gradient=None), sides[1]._replace(gradient=None)
     by_lhs = lambda other: lambda x: dot(x, other)
     by_rhs = lambda other: lambda x: dot(other, x)
@@ -128,7 +129,10 @@ def _transposed(
     of_operand = (side.other, side.noise[1])
     of_gradient = (side.gradient, side.noise[0])
     ways = (of_operand, of_gradient) if gemm.lhs else (of_gradient, of_operand)
-    operands = [rounded(fmt, x, key) for x, (fmt, key) in zip((lhs, rhs), ways)]
+    operands = [
+      rounded(fmt, x, key, across)
+      for x, (fmt, key), across in zip((lhs, rhs), ways, dot.across)
+    ]
     return dot(*operands)
 
   return rewrite_gemms(gradient, rule)({"operand": side.operand}, g)

@@ -49,6 +49,14 @@ class Rule:
   stochastic: tuple[Operand, ...] = tree.static(default=("gradient",))
 
   def __post_init__(self):
+    back = self.backward or Backward()
+    backward = (back.input_gradient, back.weight_gradient, back.weight, back.activation)
+    for fmt in (self.weight, self.activation, *backward):
+      if getattr(fmt, "axis", -1) != -1:
+        raise ValueError(
+          f"{fmt!r}: a rule's formats run along the contraction, axis=-1, however the "
+          "operand lies in the program"
+        )
     for operand in self.stochastic:
       if operand not in OPERANDS:
         raise ValueError(

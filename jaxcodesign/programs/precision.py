@@ -154,7 +154,8 @@ class _Quantizer:
     values = []
     for i, (x, fmt) in enumerate(zip((lhs, rhs), operand_formats(rule, gemm))):
       side = f"{('left', 'right')[i]} operand"
-      values.append(_round(gemm, side, rule.clip, fmt, x, draw(names[i], i)))
+      source = draw(names[i], i)
+      values.append(_round(gemm, side, rule.clip, fmt, x, source, dot.across[i]))
     if rule.gradient is None:
       return dot(*values)
     _refuse_backward(gemm)
@@ -256,14 +257,18 @@ def _round(
   fmt: Format | None,
   x: jax.Array,
   source: noise.Noise | None,
+  across: bool,
 ) -> jax.Array:
-  """`x` rounded to `fmt`; errors name the product."""
+  """`x` rounded to `fmt`, where it lies if `across`; errors name the product."""
   if fmt is None:
     return x
+  moved = fmt.along(-2) if across else None
+  turn = lambda y: y if moved is None else jnp.swapaxes(y, -1, -2)
+  fmt, lying = moved or fmt, turn(x)
   try:
-    scale = fmt.scale(x)
-    rounded = fmt.round(x, scale, _local(source, x))
-    return _clipped(fmt, x, scale, rounded) if clip else rounded
+    scale = fmt.scale(lying)
+    rounded = fmt.round(lying, scale, _local(source, x))
+    return turn(_clipped(fmt, lying, scale, rounded) if clip else rounded)
   except (TypeError, ValueError) as error:
     raise type(error)(
       f"{gemm.name} ({gemm.source}), {side} {list(x.shape)}: {error}"

@@ -55,6 +55,7 @@ class Canonical(NamedTuple):
       product on canonical operands.
     shape: Of what `dot` returns; its dtype is that of what the step writes.
     finish: What `dot` returns -> what the step writes.
+    across: Whether lhs, and rhs, were transposed to bring the contraction last.
   """
 
   lhs: jax.Array
@@ -62,6 +63,7 @@ class Canonical(NamedTuple):
   dot: Callable[[jax.Array, jax.Array], jax.Array]
   shape: tuple[int, ...]
   finish: Callable[[jax.Array], jax.Array]
+  across: tuple[bool, bool] = (False, False)
 
 
 def kind(step: Step, flip: bool = False) -> str:
@@ -168,8 +170,14 @@ def _dot(step: Step, lhs: Any, rhs: Any, flip: bool) -> Canonical:
     return swap(_merge(out, sizes))
 
   a, b = (rhs_in, lhs_in) if flip else (lhs_in, rhs_in)
+  across = [
+    bool(contract) and contract[-1] != len(shape) - 1
+    for shape, contract in ((lhs.shape, d.lhs_contract), (rhs.shape, d.rhs_contract))
+  ]
+  left, right = across[::-1] if flip else across
   batch, m, _, n = dims(step, flip)
-  return Canonical(a, b, dot, (batch, m, n), lambda out: _split(swap(out), sizes))
+  finish = lambda out: _split(swap(out), sizes)
+  return Canonical(a, b, dot, (batch, m, n), finish, (left, right))
 
 
 def _matrix(

@@ -37,10 +37,14 @@ class Dot:
     product: (lhs, rhs) -> out; bilinear, without a traced value of its own.
     loops: Numbers of the iterations around it, outermost first, traced; empty unless
       `rewrite_gemms` was asked to count.
+    across: Whether lhs, and rhs, lie with their two last axes exchanged in the program:
+      what looks along the contraction is faster along axis -2 of `x.swapaxes(-1, -2)`,
+      where no data moves.
   """
 
   product: Callable[[jax.Array, jax.Array], jax.Array]
   loops: tuple[jax.Array, ...] = ()
+  across: tuple[bool, bool] = (False, False)
 
   def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return self.product(lhs, rhs)
@@ -176,10 +180,10 @@ class _Walk:
   ) -> Any:
     gemm = gemm_of(step, ins, output, site)
     flip = products.flipped(step, ins)
-    lhs, rhs, dot, shape, finish = products.canonical(
+    lhs, rhs, dot, shape, finish, across = products.canonical(
       step, *values, flip=flip, matrices=self.matrices
     )
-    out = self.rule(gemm, lhs, rhs, Dot(dot, self.loops))
+    out = self.rule(gemm, lhs, rhs, Dot(dot, self.loops, across))
     dtype = step.outs[0].dtype
     if not tree.is_array(out) or (out.shape, out.dtype) != (shape, dtype):
       given = f"{out.dtype}{list(out.shape)}" if tree.is_array(out) else repr(out)

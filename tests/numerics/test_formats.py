@@ -112,6 +112,32 @@ def x():
   return jax.random.normal(jax.random.key(0), (3, 48))
 
 
+@functools.partial(jax.jit, static_argnames=("fmt", "axis"))
+def along(fmt, x, axis):
+  """Rounded, stored and rounded with noise where it lies; and after a transposition."""
+  moved = fmt.along(axis)
+  last = jnp.moveaxis(fmt.quantize(jnp.moveaxis(x, axis, -1)), -1, axis)
+  noisy = moved.quantize(x, jax.random.key(4))
+  return moved.quantize(x), moved.unpack(moved.pack(x)), noisy, last
+
+
+@every_format
+@pytest.mark.parametrize("shape", [(2, 48, 5), (41, 3, 2)])
+def test_any_axis_is_the_last_axis_of_another_layout(fmt, shape):
+  axis = {48: -2, 41: -3}[max(shape)]
+  x = 10 * jax.random.normal(jax.random.key(3), shape).at[0, 1, 1].set(jnp.nan)
+  try:
+    fmt.check(max(shape))
+  except ValueError:
+    with pytest.raises(ValueError, match=f"does not divide axis {axis}"):
+      fmt.along(axis).quantize(x)
+    return
+  here, stored, noisy, last = along(fmt, x, axis)
+  same(here, last)
+  same(stored, last)
+  assert noisy.shape == x.shape and jnp.isnan(noisy[0, 1, 1])
+
+
 @every_format
 @settings(max_examples=8)
 @given(
@@ -301,6 +327,8 @@ def under_jit(make, leaf):
     (lambda: under_jit(formats.Terms, jnp.bool_(True)), TypeError, "budget"),
     (lambda: under_jit(formats.BlockFloat, jnp.complex64(3)), TypeError, "mantissa"),
     (lambda: formats.Fixed(4.0), ValueError, "bits=4.0"),
+    (lambda: formats.Fixed(4, axis=0), ValueError, "axis=0"),
+    (lambda: formats.MXFP4.along(-3).quantize(jnp.ones((2, 3))), ValueError, "axis=-3"),
     (lambda: formats.Logarithmic(fraction=4), ValueError, "fraction=4"),
     (lambda: formats.Fixed().quantize(jnp.ones(3), 7), TypeError, "no PRNG key"),
     (lambda: noise.Explicit(jnp.ones(3), 24), ValueError, "width=24"),

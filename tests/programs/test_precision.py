@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxcodesign
-from jaxcodesign.numerics.formats import Fixed, Terms
+from jaxcodesign.numerics.formats import BlockFloat, Fixed, Terms
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 
@@ -126,3 +126,35 @@ def test_assign_gives_the_formats_that_quantize_uses(params, images):
     (Fixed(6), Fixed(4)),
     (None, Terms(8)),
   ]
+
+
+def test_where_an_operand_lies_is_no_business_of_a_rule():
+  for rule in ({"weight": Fixed(4, 8, axis=-2)}, {"gradient": BlockFloat(axis=-2)}):
+    with pytest.raises(ValueError, match=r"axis=-2.*run along the contraction"):
+      Rule("*", **rule)
+
+
+@pytest.mark.parametrize("spec", ["ij,jk->ik", "ij,kj->ik", "ji,jk->ik", "ji,kj->ik"])
+def test_operands_are_rounded_where_they_lie(spec):
+  sizes, (left, right) = {"i": 6, "j": 32, "k": 5}, spec.split("->")[0].split(",")
+  keys = jax.random.split(jax.random.key(0), 2)
+  x, w = (
+    jax.random.normal(key, tuple(sizes[i] for i in names))
+    for key, names in zip(keys, (left, right))
+  )
+  product = lambda p, x: jnp.einsum(spec, x, p["w"])
+  fmt = BlockFloat(4, 8)
+  program = str(
+    jax.make_jaxpr(jaxcodesign.quantize(product, [Rule("*", fmt, fmt)]))({"w": w}, x)
+  )
+  rounded = [
+    jnp.moveaxis(
+      fmt.quantize(jnp.moveaxis(a, names.index("j"), -1)), -1, names.index("j")
+    )
+    for a, names in ((x, left), (w, right))
+  ]
+  found = jaxcodesign.quantize(product, [Rule("*", fmt, fmt)])({"w": w}, x)
+  np.testing.assert_allclose(found, jnp.einsum(spec, *rounded), rtol=1e-6, atol=1e-6)
+  # Blocks of 8 along the contraction, beside the other axis as the program has it.
+  assert (f"1,4,8,{sizes['i']}]" in program) == (left == "ji")
+  assert (f"1,4,8,{sizes['k']}]" in program) == (right == "jk")
