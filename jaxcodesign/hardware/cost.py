@@ -1,32 +1,36 @@
 """Closed-form cost of a workload on an accelerator: seconds, joules, bytes.
 
 Each product [batch, m, k] x [batch, n, k] is cut into folds that fill the array, see
-`folding`. A step of time is the cycles that one multiply-accumulate takes (1, or bits,
-or pairs of terms). Cycles and buffer reads are those of SCALE-Sim 3.0.0 exactly, when
-its accounting is asked for. Bytes are the concern of `dataflow`. A product waits for
-the slower of array and DRAM: double buffering hides the other. The vector unit reads
-and writes each element of its operations once, in the width of an activation, for the
-price of an int32 addition, whatever the operation. Inputs and outputs of the program
-cross DRAM once more.
+`folding`. A step of time is the cycles that a cell takes for the products it sums at
+once (1, or bits, or pairs of terms or chunks, see `steps`). Cycles and buffer reads are
+those of SCALE-Sim 3.0.0 exactly, when its accounting is asked for. Bytes are the
+concern of `dataflow`. A product waits for the slower of array and DRAM: double
+buffering hides the other. The vector unit reads and writes each element of its
+operations once, in the width of an activation, for the price of an int32 addition,
+whatever the operation. Inputs and outputs of the program cross DRAM once more. Cells
+that are clocked and do not multiply, in folds and stalls, cost their idle energy; the
+array is gated while the vector unit works.
 
 Everything is jnp on the leaves of the accelerator and the formats: vmap over designs,
 grad over any leaf. float32 rounds cycle counts above 2^24; `exact` uses float64.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow
+from jaxcodesign.hardware import dataflow, synthesis
+from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.dataflow import Operand
 from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.smooth import ceil, maximum
 from jaxcodesign.hardware.spec import Accelerator, Mac
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats import BlockFloat, Format
+from jaxcodesign.numerics.rounding import straight_through, straight_through_ceil
 from jaxcodesign.numerics.terms import most_terms
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
@@ -34,51 +38,18 @@ from jaxcodesign.programs.workload import Gemm, Workload
 Scalar = jax.typing.ArrayLike
 
 
-@tree.pytree
-class CostReport:
-  """What a workload costs. Totals are sums over products, the vector unit and I/O.
-
-  The rows of two workloads add up to those of both together, but for weights that fit
-  the weight buffer only apart.
+class Steps(NamedTuple):
+  """How a cell takes the multiply-accumulates of a product, [L].
 
   Attributes:
-    names: Products, in order.
-    product_time_s: [L] seconds.
-    product_energy_j: [L] joules, leakage included.
-    product_cycles: [L] cycles, stalls on DRAM included.
-    product_utilization: [L] cell cycles that multiplied over those that passed.
-    product_sram_bytes: [L] bytes into and out of the three buffers.
-    product_dram_bytes: [L] bytes to and from DRAM.
-    other_time_s: Seconds of the vector unit and of the program's inputs and outputs.
-    other_energy_j: Joules of these.
-    parts_j: Energy by cause: "mac", "sram", "dram", "leakage", "vector".
-    time_s: Total seconds.
-    energy_j: Total joules.
-    cycles: Total cycles.
-    utilization: Of the array while it runs products.
-    traffic_bytes: Total bytes to and from DRAM.
+    cycles: Of one step.
+    lanes: Multiply-accumulates of one step, neighbours along the contraction.
+    active_j: Joules of an active cycle.
   """
 
-  names: tuple[str, ...] = tree.static()
-  product_time_s: jax.Array
-  product_energy_j: jax.Array
-  product_cycles: jax.Array
-  product_utilization: jax.Array
-  product_sram_bytes: jax.Array
-  product_dram_bytes: jax.Array
-  other_time_s: jax.Array
-  other_energy_j: jax.Array
-  parts_j: dict[str, jax.Array]
-  time_s: jax.Array
-  energy_j: jax.Array
   cycles: jax.Array
-  utilization: jax.Array
-  traffic_bytes: jax.Array
-
-  @property
-  def edp_js(self) -> jax.Array:
-    """Energy-delay product in joule seconds."""
-    return self.energy_j * self.time_s
+  lanes: Any
+  active_j: Any
 
 
 def evaluate(
@@ -103,28 +74,30 @@ def evaluate(
 
   Raises:
     ValueError: If the workload has no product, a rule of `policy` decides none, a group
-      of a format does not divide its contraction, or a budget or `repeats` is below 1.
+      of a format does not divide its contraction, a budget or `repeats` is below 1, or
+      the capacity of a buffer is known and not tabulated (traced, it costs NaN).
   """
   if not workload.gemms:
     raise ValueError("the workload has no matrix product: nothing to run on an array")
   if tree.is_concrete(repeats) and not np.all(np.asarray(repeats) >= 1):
     raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
   number = lambda x: jnp.asarray(x, jnp.result_type(float))
-  a: Accelerator = jax.tree.map(number, accelerator)
-  a = dataclasses.replace(a, temperature=accelerator.temperature)  # may be known
+  a = _priceable(accelerator)
   sizes = dataflow.sizes(workload)
   left, right = _operands(workload, a.mac, policy)
-  step = _cycles_per_mac(a.mac, left, right)
+  step = steps(a.mac, left, right, native=not policy)
   sram_bytes, sram_j, dram = dataflow.bytes_moved(
-    a, sizes, left, right, number(repeats)
+    _deep(a, step.lanes), sizes, left, right, number(repeats)
   )
-  compute = sizes.runs * fold_cycles(a, sizes.m, sizes.k, sizes.n, step)
+  compute = sizes.runs * fold_cycles(
+    a, sizes.m, sizes.k, sizes.n, step.cycles, step.lanes
+  )
   fetch = dram / a.dram.bandwidth_bytes_s * a.clock_hz
   cycles = maximum(compute, fetch, a.temperature)
   time = cycles / a.clock_hz
-  busy = sizes.macs * step
+  busy, work, idle = _cells(a, sizes, step, cycles)
   parts = {
-    "mac": busy * a.mac.energy_j,
+    "mac": work + idle,
     "sram": sram_j,
     "dram": dram * a.dram.access_j,
     "leakage": time * a.leakage_w(),
@@ -141,9 +114,11 @@ def evaluate(
     product_utilization=busy / (cells * cycles),
     product_sram_bytes=sram_bytes,
     product_dram_bytes=dram,
+    product_parts_j=parts,
     other_time_s=other_cycles / a.clock_hz,
     other_energy_j=jnp.sum(jnp.stack(list(other.values()))),
     parts_j=sums,
+    idle_j=jnp.sum(idle),
     time_s=jnp.sum(time) + other_cycles / a.clock_hz,
     energy_j=jnp.sum(jnp.stack(list(sums.values()))),
     cycles=jnp.sum(cycles) + other_cycles,
@@ -160,7 +135,9 @@ def exact(workload: Workload, accelerator: Accelerator, **options: Any) -> CostR
     return jax.tree.map(np.asarray, report)
 
 
-def fold_cycles(a: Accelerator, m: Any, k: Any, n: Any, step: Any) -> jax.Array:
+def fold_cycles(
+  a: Accelerator, m: Any, k: Any, n: Any, step: Any, lanes: Any = 1
+) -> jax.Array:
   """Cycles of all folds of products [m, k] x [n, k].
 
   Args:
@@ -168,15 +145,98 @@ def fold_cycles(a: Accelerator, m: Any, k: Any, n: Any, step: Any) -> jax.Array:
     m: [...] sizes, likewise k and n.
     k: Contraction.
     n: Columns of the result.
-    step: Cycles of one multiply-accumulate, [...].
+    step: Cycles of one step of a cell, [...], see `steps`.
+    lanes: Multiply-accumulates of a step: the contraction is ceil(k / lanes) steps.
 
   `folding` has what a fold takes beyond its steps of time, in both accountings.
   Both were measured on bit-parallel cells. That a serial cell passes operands on in one
   cycle, and so fills and drains in as many, is an assumption.
   """
-  rows, cols, time = along(a.dataflow, m, k, n)
+  rows, cols, time = along(a.dataflow, m, _covering(k, lanes), n)
   folds = ceil(rows / a.rows, a.temperature) * ceil(cols / a.cols, a.temperature)
   return folds * (time * step + fill(a.dataflow, a.accounting, a.rows, a.cols))
+
+
+def steps(mac: Mac, left: Operand, right: Operand, *, native: bool = False) -> Steps:
+  """Cycles, width and energy of a step, for operands of some bits and terms.
+
+  Args:
+    mac: The cell.
+    left: Activations.
+    right: Weights.
+    native: The operands are known to be as wide as the cell.
+
+  The numbers of passes, chunks and fused cells are whole at any temperature: an operand
+  that fits the cell exactly is the usual case. Chunks have the derivative of the line
+  through full chunks; passes and fused cells have none, but narrower operands of a
+  parallel cell switch less, smoothly.
+  """
+  if mac.kind == "term_serial":
+    cycles = left.terms * right.terms
+  elif mac.kind == "chunk_serial":
+    cycles = _chunks(right.bits, mac.weight_bits) * _chunks(
+      left.bits, mac.activation_bits
+    )
+  else:
+    over_weight = jnp.ceil(right.bits / mac.weight_bits)
+    over_image = jnp.ceil(left.bits / mac.activation_bits)
+    if mac.kind == "bit_serial":
+      cycles = left.bits * over_weight
+    else:
+      cycles = over_weight * over_image
+      if mac.kind == "parallel" and not native:
+        products = right.bits / over_weight * left.bits / over_image
+        full = jnp.sqrt(mac.weight_bits * mac.activation_bits)
+        used = synthesis.share(jnp.sqrt(products), full)
+        return Steps(cycles, mac.lanes, mac.idle_j + mac.dynamic_j() * used)
+  lanes = mac.lanes
+  if mac.kind == "fusible":
+    lanes *= _fused(right.bits, mac.weight_bits) * _fused(
+      left.bits, mac.activation_bits
+    )
+  return Steps(cycles, lanes, mac.energy_j)
+
+
+def _priceable(accelerator: Accelerator) -> Accelerator:
+  """Leaves as floating-point arrays, but for a temperature that may be known."""
+  for name in ("ifmap", "weight", "ofmap"):
+    getattr(accelerator, name).check(f"{accelerator.name}.{name}")
+  a = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), accelerator)
+  return dataclasses.replace(a, temperature=accelerator.temperature)
+
+
+def _cells(
+  a: Accelerator, s: dataflow.Sizes, step: Steps, cycles: jax.Array
+) -> tuple[jax.Array, Any, Any]:
+  """Cell cycles that multiply, joules of these and of the rest, each [L]."""
+  results = s.runs * s.m * s.n
+  taken = results * _covering(s.k, step.lanes)
+  busy = taken * step.cycles
+  idle = (a.rows * a.cols * cycles - busy) * a.mac.idle_j
+  work = busy * step.active_j + taken * a.mac.group_j + results * a.mac.output_j
+  return busy, work, idle
+
+
+def _chunks(bits: Any, width: Any) -> jax.Array:
+  """Chunks of the magnitude, each of a sign and `width` - 1 bits."""
+  return straight_through_ceil((bits - 1) / (width - 1))
+
+
+def _fused(bits: Any, width: Any) -> jax.Array:
+  """Multipliers of `bits` that one of `width` splits into, along one operand."""
+  return jnp.maximum(jnp.floor(width / jnp.maximum(bits, 2.0)), 1.0)
+
+
+def _covering(k: Any, lanes: Any) -> Any:
+  """Steps that cover a contraction."""
+  return k if isinstance(lanes, int) and lanes == 1 else jnp.ceil(k / lanes)
+
+
+def _deep(a: Accelerator, lanes: Any) -> Accelerator:
+  """The array as deep as it looks to a contraction that lies along its rows."""
+  if a.dataflow == "os" or (isinstance(lanes, int) and lanes == 1):
+    return a
+  return dataclasses.replace(a, rows=a.rows * lanes)
 
 
 def _operands(
@@ -184,7 +244,7 @@ def _operands(
 ) -> tuple[Operand, Operand]:
   pairs = precision.assign(policy, workload.gemms)
   number = lambda x: jnp.asarray(x, jnp.result_type(float))
-  bits = lambda fmt, native: number(native if fmt is None else fmt.bits_per_value())
+  bits = lambda fmt, native: number(native if fmt is None else _bits(fmt))
   # Without a format: any int8, whose magnitude of 7 bits has at most 4 terms.
   native = most_terms(7)
   lefts, rights = [], []
@@ -203,6 +263,14 @@ def _operands(
   return left, right
 
 
+def _bits(fmt: Format) -> jax.Array:
+  """Bits of a value; a mantissa, which is a leaf, has the derivative of a bit."""
+  if isinstance(fmt, BlockFloat):
+    bits = 1 + jnp.asarray(fmt.mantissa, jnp.result_type(float))
+    return straight_through(bits, jnp.floor(bits))
+  return jnp.asarray(fmt.bits_per_value(), jnp.result_type(float))
+
+
 def _check_groups(left: Format | None, right: Format | None, g: Gemm) -> None:
   """Refuses what `quantize` would refuse."""
   for fmt, length, side in ((left, g.k // g.window, "left"), (right, g.k, "right")):
@@ -211,16 +279,6 @@ def _check_groups(left: Format | None, right: Format | None, g: Gemm) -> None:
         fmt.check(length)
     except ValueError as error:
       raise ValueError(f"{g.name}, {side} operand: {error}") from error
-
-
-def _cycles_per_mac(mac: Mac, left: Operand, right: Operand) -> jax.Array:
-  if mac.kind == "term_serial":
-    return left.terms * right.terms
-  # Hard at any temperature: an operand that fits the cell exactly is the usual case.
-  passes = jnp.ceil(right.bits / mac.weight_bits)
-  if mac.kind == "bit_serial":
-    return left.bits * passes
-  return passes * jnp.ceil(left.bits / mac.activation_bits)
 
 
 def _vector_and_io(

@@ -1,4 +1,6 @@
-"""Accelerators to start from: one 45 nm int8 array and its serial twins of equal area.
+"""Accelerators to start from: an int8 array, its serial twins, and published shapes.
+
+The first three, at 45 nm and of equal area:
 
 The bit-parallel cell is a published synthesis. The serial cells follow from it by the
 efficiencies that a draft of the term quantization paper plotted side by side (see
@@ -8,10 +10,16 @@ efficiencies that a draft of the term quantization paper plotted side by side (s
   energy a cycle  = energy of the parallel cell x (efficiency ratio) / cycles per MAC
 
 The draft states neither its node nor all settings; treat the twins as a starting point.
+
+Those named after published machines have the sizes their docstrings cite, the cells of
+`cells`, and this library's dataflows: they are like the machines, not models of them.
+Numbers marked recalled were not re-read in their source.
 """
 
+import dataclasses
 import math
 
+from jaxcodesign.hardware import cells
 from jaxcodesign.hardware.energy import value
 from jaxcodesign.hardware.spec import (
   Accelerator,
@@ -76,6 +84,97 @@ def tmac_45nm(
   return _fitted("tMAC", cell, array_mm2, dataflow)
 
 
+def eyeriss_like(*, dataflow: Dataflow = "ws") -> Accelerator:
+  """Eyeriss: 12 x 14 cells of 16 bits, 65 nm, 200 MHz (Chen et al., JSSC 2017).
+
+  12 x 14 is as in nn_dataflow; recalled: the 108 KiB of buffer, here 8 for weights and
+  50 each for inputs and results, 16 bits, 65 nm and 200 MHz. Its row-stationary
+  dataflow and the register files of its cells (0.5 KiB each, recalled) are left out.
+  The cell is the synthesized 16-bit one, scaled from 45 to 65 nm.
+  """
+  return Accelerator(
+    "Eyeriss-like",
+    rows=12.0,
+    cols=14.0,
+    clock_hz=200e6,
+    mac=cells.parallel(16.0, 16.0, node_nm=65),
+    ifmap=Sram(50.0 * 1024, node_nm=65),
+    weight=Sram(8.0 * 1024, node_nm=65),
+    ofmap=Sram(50.0 * 1024, node_nm=65),
+    dram=Dram(),
+    vector=Vector(),
+    dataflow=dataflow,
+  )
+
+
+def tpu_like(size: int = 256, *, dataflow: Dataflow = "ws") -> Accelerator:
+  """TPU v1 and its half: 256 x 256 or 128 x 128 int8 cells at 700 MHz.
+
+  Jouppi et al., ISCA 2017: 65,536 cells of 8 bits at 700 MHz; recalled: 34 GB/s of
+  DRAM, 28 nm, and memories that follow the width of the array, 96 Ki rows of inputs (24
+  MiB at 256), 4,096 rows of 32-bit sums (4 MiB), four tiles of weights (256 KiB). CACTI
+  has no 28 nm: everything is priced at 32 nm. Memories above 4 MiB are banks of that.
+
+  Raises:
+    ValueError: If the size is neither 128 nor 256.
+  """
+  if size not in (128, 256):
+    raise ValueError(
+      f"size={size} is neither 128 nor 256; replace rows and cols instead"
+    )
+  inputs = 96 * 1024 * size
+  return Accelerator(
+    f"TPU-like {size}",
+    rows=float(size),
+    cols=float(size),
+    clock_hz=700e6,
+    mac=cells.parallel(node_nm=32),
+    ifmap=Sram(float(inputs), node_nm=32, banks=inputs // 2**22),
+    weight=Sram(4.0 * size * size, node_nm=32),
+    ofmap=Sram(4096.0 * 4 * size, node_nm=32),
+    dram=Dram(bandwidth_bytes_s=34e9),
+    vector=Vector(lanes=float(size)),
+    dataflow=dataflow,
+  )
+
+
+def fast_256x64(*, dataflow: Dataflow = "ws") -> Accelerator:
+  """The FAST array: 256 x 64 fMACs of 16 pairs of 2-bit chunks (HPCA 2022).
+
+  256 x 64 and 2-bit chunks of groups of 16 as in the paper; recalled: 45 nm, 500 MHz.
+  The cell is counted in gates, see `cells.fmac`: its table of areas and energies is not
+  known here. Buffers of 1 MiB each and the DRAM are assumptions.
+  """
+  machine = _machine("FAST 256x64", cells.fmac(), 256, 64, dataflow)
+  large = dict.fromkeys(("ifmap", "weight", "ofmap"), Sram(1024.0 * 1024))
+  return dataclasses.replace(machine, **large)
+
+
+def camel_6x6(*, dataflow: Dataflow = "os") -> Accelerator:
+  """CAMEL: 6 x 6 cells of 9 pairs of 6-bit mantissas, 500 MHz (HPCA 2024, a review).
+
+  36 cells x 9 products are 324 a cycle, if a cell takes a group a cycle (recalled).
+  Activations and gradients have 12 memories of 48 KiB, here 6 as inputs and 6 as
+  results; weights have 6 of 8 KiB. It is made at 16 nm, for which there is neither a
+  table nor a scaling here: everything is priced at 22 nm, its eDRAM as if it were SRAM,
+  without refresh. Its absolute area and energy are not published.
+  """
+  images = Sram(6 * 48.0 * 1024, node_nm=22, banks=6)
+  return Accelerator(
+    "CAMEL 6x6",
+    rows=6.0,
+    cols=6.0,
+    clock_hz=500e6,
+    mac=cells.fmac(group=9, chunk_bits=5, node_nm=22),
+    ifmap=images,
+    weight=Sram(6 * 8.0 * 1024, node_nm=22, banks=6),
+    ofmap=images,
+    dram=Dram(),
+    vector=Vector(),
+    dataflow=dataflow,
+  )
+
+
 def _cell(kind: MacKind, area: float, energy: float) -> Mac:
   return Mac(
     kind,
@@ -85,6 +184,7 @@ def _cell(kind: MacKind, area: float, energy: float) -> Mac:
     energy_j=value("int8_mac_j") * energy,
     leakage_w=value("int8_mac_leakage_w") * area,
     area_mm2=value("int8_mac_mm2") * area,
+    idle_j=value("int8_mac_j") * energy * value("idle_share"),
   )
 
 
@@ -93,13 +193,13 @@ def _fitted(
 ) -> Accelerator:
   if array_mm2 is None:
     array_mm2 = float(int8_45nm().array_mm2())
-  cells = array_mm2 / float(cell.area_mm2)  # pyright: ignore[reportArgumentType]
-  rows = math.isqrt(int(cells))
+  fit = int(array_mm2 / float(cell.area_mm2))  # pyright: ignore[reportArgumentType]
+  rows = math.isqrt(fit)
   if rows < 1:
     raise ValueError(
       f"array_mm2={array_mm2} holds no {name} cell of {cell.area_mm2:.3g} mm2"
     )
-  return _machine(name, cell, rows, int(cells) // rows, dataflow)
+  return _machine(name, cell, rows, fit // rows, dataflow)
 
 
 def _machine(

@@ -6,36 +6,50 @@ unit in its name; `_j` of a memory is per byte. What must be an integer in silic
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import energy
+from jaxcodesign.hardware import energy, sram
 
 Leaf = jax.typing.ArrayLike
 Dataflow = Literal["os", "ws", "is"]
 Accounting = Literal["scalesim", "rtl"]
-MacKind = Literal["parallel", "bit_serial", "term_serial"]
+MacKind = Literal[
+  "parallel", "fusible", "bit_serial", "term_serial", "chunk_serial", "floating"
+]
 
 
 @tree.pytree
 class Mac:
-  """One cell of the array.
+  """One cell of the array; `cells` makes those with a source.
 
   Attributes:
-    kind: How many cycles a multiply-accumulate takes.
-      "parallel": one, times the passes that operands wider than the cell need.
+    kind: How many cycles a step of `lanes` multiply-accumulates takes.
+      "parallel": one, times the passes that operands wider than the cell need; narrower
+      operands switch fewer bits, see `synthesis.share`.
+      "fusible": likewise, but a cell of W x A bits is floor(W / w) floor(A / a) cells
+      of w x a bits, of 2 bits at least (Bit Fusion).
       "bit_serial": one per bit of the activation, times the passes over the weight.
       "term_serial": one per pair of terms, k * s for a group of `group` weights with
       k terms against activations with s (the tMAC).
+      "chunk_serial": one per pair of chunks of mantissa bits (the fMAC): widths are
+      those of a sign and a chunk.
+      "floating": as parallel, but its energy does not follow the operands' width.
     weight_bits: Width of the weight side, the sign included.
     activation_bits: Width of the activation side; bits are streamed in bit_serial.
     accumulator_bytes: Width of a partial sum.
-    energy_j: Of one cell in one active cycle.
+    energy_j: Of one cell in one active cycle, operands as wide as the cell.
     leakage_w: Of one cell.
     area_mm2: Of one cell.
+    idle_j: Of one cell in one cycle that clocks it without multiplying; 0 is gated.
+    group_j: Once for each step: what a group of products needs however wide they are.
+    output_j: Of one result on its way out: encoders, comparators, converters.
+    output_mm2: Of these, once for each column.
+    lanes: Products that a cell sums in one step, neighbours along the contraction.
   """
 
   kind: MacKind = tree.static()
@@ -45,51 +59,127 @@ class Mac:
   energy_j: Leaf
   leakage_w: Leaf
   area_mm2: Leaf
+  idle_j: Leaf = 0.0
+  group_j: Leaf = 0.0
+  output_j: Leaf = 0.0
+  output_mm2: Leaf = 0.0
+  lanes: int = tree.static(default=1)
 
   def __post_init__(self):
     _choice(self.kind, MacKind, "Mac.kind")
     _positive(self)
+    if self.lanes < 1:
+      raise ValueError(f"Mac.lanes={self.lanes} must be at least 1")
+
+  def toggle_j(self) -> Any:
+    """Joules a register bit that flips, the logic it drives included.
+
+    Random operands flip half the bits of each operand and as many of the sum in an
+    active cycle, W + A in all, and cost what an active cycle costs beyond an idle one.
+    """
+    return self.dynamic_j() / (self.weight_bits + self.activation_bits)
+
+  def dynamic_j(self) -> Any:
+    """Joules of an active cycle beyond those of an idle one."""
+    energy_j: Any = self.energy_j
+    return energy_j - self.idle_j
 
 
 @tree.pytree
 class Sram:
-  """An on-chip buffer, double-buffered; its costs follow its capacity by power laws.
+  """An on-chip buffer, double-buffered; its costs follow its capacity as in CACTI.
+
+  A quantity at the capacity of a bank is its leaf times CACTI's ratio between that
+  capacity and 1 KiB at this node, see `sram`. An access costs that of one bank; leakage
+  and area are those of all; wires between banks are left out.
 
   Attributes:
     capacity_bytes: Both halves together.
-    read_j: Per byte, of a memory of 1 KiB; likewise the next three.
+    read_j: Per byte, of a memory of 1 KiB; likewise the next three. CACTI's by default.
     write_j: Per byte.
-    leakage_w: Of 1 KiB; leakage is proportional to capacity.
+    leakage_w: Of 1 KiB.
     area_mm2: Of 1 KiB.
+    node_nm: 90, 65, 45, 32 or 22. Change it with `at_node`.
+    width_bits: Of the port; 64 is tabulated.
+    banks: Memories of equal size that hold the capacity together.
+
+  Raises:
+    ValueError: When made with an untabulated node or width; when priced with a known
+      capacity of a bank outside 1 KiB to 4 MiB. Traced, such a capacity costs NaN.
   """
 
   capacity_bytes: Leaf
-  read_j: Leaf = energy.value("sram_read_j")
-  write_j: Leaf = energy.value("sram_write_j")
-  leakage_w: Leaf = energy.value("sram_leakage_w")
-  area_mm2: Leaf = energy.value("sram_mm2")
+  read_j: Any = None
+  write_j: Any = None
+  leakage_w: Any = None
+  area_mm2: Any = None
+  node_nm: int = tree.static(default=45)
+  width_bits: int = tree.static(default=64)
+  banks: int = tree.static(default=1)
 
   def __post_init__(self):
+    sram.check_kind(self.node_nm, self.width_bits)
+    if self.banks < 1:
+      raise ValueError(f"Sram.banks={self.banks} must be at least 1")
+    for name in _ANCHORS:
+      own = sram.smallest(name, self.node_nm, self.width_bits)
+      found = getattr(self, name)
+      if found is None:
+        object.__setattr__(self, name, own)
+      elif isinstance(found, float) and found != own and found in _anchors(name):
+        raise ValueError(
+          f"Sram.{name}={found} is CACTI's at another node than node_nm={self.node_nm}:"
+          " change the node with at_node"
+        )
     _positive(self)
+
+  def at_node(self, node_nm: int) -> "Sram":
+    """The same memory at another node, with CACTI's costs there."""
+    anchors = dict.fromkeys(_ANCHORS)
+    return dataclasses.replace(self, node_nm=node_nm, **anchors)
 
   def read_energy_j(self) -> Any:
     """Joules to read a byte at this capacity."""
-    return self.read_j * self._kib() ** energy.value("sram_read_exponent")
+    return self.read_j * self._ratio("read_j")
 
   def write_energy_j(self) -> Any:
     """Joules to write a byte at this capacity."""
-    return self.write_j * self._kib() ** energy.value("sram_write_exponent")
+    return self.write_j * self._ratio("write_j")
 
   def total_leakage_w(self) -> Any:
     """Watts of the whole buffer."""
-    return self.leakage_w * self._kib()
+    return self.banks * self.leakage_w * self._ratio("leakage_w")
 
   def total_area_mm2(self) -> Any:
     """Square millimetres of the whole buffer."""
-    return self.area_mm2 * self._kib() ** energy.value("sram_area_exponent")
+    return self.banks * self.area_mm2 * self._ratio("area_mm2")
 
-  def _kib(self) -> Any:
-    return self.capacity_bytes / 1024.0
+  def access_s(self) -> Any:
+    """Seconds of one random access to a bank."""
+    return self._cost("access_s")
+
+  def check(self, name: str = "Sram") -> None:
+    """Raises a ValueError if the capacity of a bank is known and outside the table."""
+    if tree.is_concrete(self.capacity_bytes):
+      bank = np.asarray(self.capacity_bytes) / self.banks
+      what = f"{name}.capacity_bytes / banks"
+      sram.check_capacity(what, bank, self.node_nm, self.width_bits)
+
+  def _ratio(self, quantity: sram.Quantity) -> Any:
+    return self._cost(quantity) / sram.smallest(quantity, self.node_nm, self.width_bits)
+
+  def _cost(self, quantity: sram.Quantity) -> Any:
+    self.check()
+    bank = self.capacity_bytes / self.banks
+    return sram.cost(quantity, bank, node_nm=self.node_nm, width_bits=self.width_bits)
+
+
+_ANCHORS: tuple[sram.Quantity, ...] = ("read_j", "write_j", "leakage_w", "area_mm2")
+
+
+@functools.cache
+def _anchors(quantity: sram.Quantity) -> frozenset[float]:
+  return frozenset(sram.smallest(quantity, node) for node in sram.NODES_NM)
 
 
 @tree.pytree
@@ -164,15 +254,24 @@ class Accelerator:
     return self.rows * self.cols * self.mac.area_mm2
 
   def area_mm2(self) -> Any:
-    """Area of cells and buffers; wiring, control and the vector unit are left out."""
+    """Area of cells, of what stands at the foot of their columns, and of buffers.
+
+    Wiring, control and the vector unit are left out.
+    """
     buffers = (self.ifmap, self.weight, self.ofmap)
-    return self.array_mm2() + sum(b.total_area_mm2() for b in buffers)
+    foot = self.cols * self.mac.output_mm2
+    return self.array_mm2() + foot + sum(b.total_area_mm2() for b in buffers)
 
   def leakage_w(self) -> Any:
     """Leakage of cells and buffers."""
     buffers = (self.ifmap, self.weight, self.ofmap)
     cells = self.rows * self.cols * self.mac.leakage_w
     return cells + sum(b.total_leakage_w() for b in buffers)
+
+
+_MAY_BE_ZERO = (
+  "temperature", "leakage_w", "idle_j", "group_j", "output_j", "output_mm2"
+)  # fmt: skip
 
 
 def _choice(value: str, kinds: Any, what: str) -> None:
@@ -187,7 +286,7 @@ def _positive(part: Any) -> None:
     if not tree.is_concrete(leaf):
       continue
     found = np.asarray(leaf)
-    zero_is_fine = field.name in ("temperature", "leakage_w")
+    zero_is_fine = field.name in _MAY_BE_ZERO
     if not np.all(np.isfinite(found) & ((found > 0) | (zero_is_fine & (found == 0)))):
       raise ValueError(
         f"{type(part).__name__}.{field.name}={leaf} must be positive and finite"

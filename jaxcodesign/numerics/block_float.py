@@ -126,9 +126,9 @@ class BlockFloat(Format):
     return stored.codes.astype(jnp.int32) + top - half + 1
 
   def bits_per_value(self) -> Any:
-    return 1.0 + (
-      int(np.asarray(self.mantissa)) if _is_number(self.mantissa) else self._mantissa()
-    )
+    if _is_number(self.mantissa):
+      return 1.0 + int(np.asarray(self.mantissa))
+    return self._mantissa().astype(jnp.float32) + 1
 
   def terms_per_value(self) -> Any:
     if _is_number(self.mantissa):

@@ -1,7 +1,9 @@
 """Every joule and byte against a second answer in plain Python, and laws of traffic."""
 
+import csv
 import dataclasses
 import math
+import pathlib
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,12 @@ from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
 KIB = 1024
+TABLE = pathlib.Path(__file__).parents[1] / "reference" / "cacti_sram.csv"
+CACTI = {
+  int(r["size_kb"]): r
+  for r in csv.DictReader(TABLE.read_text().splitlines())
+  if r["tech_nm"] == "45"
+}
 up = lambda x, size: math.ceil(x / size)
 
 
@@ -31,8 +39,9 @@ def by_hand(g, a):
   }[a.dataflow]
   over_image, over_weights, rounds = passes
   results, image = g.m * g.n, g.m * g.k
-  read = lambda s: s.read_j * (s.capacity_bytes / KIB) ** 0.570
-  write = lambda s: s.write_j * (s.capacity_bytes / KIB) ** 0.458
+  cacti = lambda s, column: float(CACTI[int(s.capacity_bytes / KIB)][column])
+  read = lambda s: cacti(s, "read_pJ") * 1e-12 / 8
+  write = lambda s: cacti(s, "write_pJ") * 1e-12 / 8
   weights_fit = g.k * g.n <= a.weight.capacity_bytes
   image_fits = image <= a.ifmap.capacity_bytes / 2
   results_fit = results <= a.ofmap.capacity_bytes / 2
@@ -70,10 +79,11 @@ def by_hand(g, a):
   compute = up(rows, r) * up(cols, c) * (time + fill)
   cycles = max(compute, dram / a.dram.bandwidth_bytes_s * a.clock_hz)
   seconds = cycles / a.clock_hz
-  buffers = sum(b.capacity_bytes for b in (a.ifmap, a.weight, a.ofmap)) / KIB
-  watts = r * c * a.mac.leakage_w + buffers * a.ifmap.leakage_w
+  buffers = sum(cacti(b, "leak_mW") for b in (a.ifmap, a.weight, a.ofmap))
+  watts = r * c * a.mac.leakage_w + buffers * 1e-3
+  macs = g.m * g.k * g.n
   parts = {
-    "mac": g.m * g.k * g.n * a.mac.energy_j,
+    "mac": macs * a.mac.energy_j + (r * c * cycles - macs) * a.mac.idle_j,
     "sram": sram,
     "dram": dram * a.dram.access_j,
     "leakage": seconds * watts,
@@ -193,6 +203,7 @@ def test_larger_buffers_never_move_more_bytes(m, k, n, dataflow):
       name: dataclasses.replace(
         getattr(machine, name),
         capacity_bytes=getattr(machine, name).capacity_bytes * factor,
+        banks=factor,
       )
       for name in ("ifmap", "weight", "ofmap")
     }

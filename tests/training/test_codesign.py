@@ -97,6 +97,7 @@ def test_plain_config_is_json_with_classes():
     "bits": 7,
     "encoding": "naf",
     "share": "tensor",
+    "axis": -1,
   }
   assert found[1]["bandwidth_bytes_s"] == 12.8e9
 
