@@ -5,7 +5,6 @@ python -m launch.codesign configs/fashion_codesign.py --train.epochs 3 --out /da
 python -m launch.codesign configs/fashion_codesign.py --dry-run
 """
 
-import os
 import shlex
 import sys
 import time
@@ -26,30 +25,23 @@ from jaxcodesign.training import (
   report,
   step,
 )
+from launch import outcome
 
 PROG = "python -m launch.codesign"
 
 
 def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
-  try:
+
+  def program() -> None:
     launch = experiment.parse(argv, prog=PROG)
     console = Console()
     if launch.dry_run:
       dry_run(launch.config, console)
     else:
-      command = shlex.join(["python", "-m", "launch.codesign", *argv])
-      run(launch, command, console)
-  except BrokenPipeError:  # the reader of a pipe had enough: `--help | head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except (OSError, ValueError, ArithmeticError) as error:
-    print(f"{PROG}: {error}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print(f"{PROG}: stopped; nothing half-written is left", file=sys.stderr)
-    return 130
-  return 0
+      run(launch, shlex.join([*PROG.split(), *argv]), console)
+
+  return outcome.exit_code(PROG, program, "nothing half-written is left")
 
 
 def run(launch: experiment.Launch, command: str, console: Console) -> None:

@@ -9,7 +9,6 @@ what is missing.
 """
 
 import json
-import os
 import pathlib
 import shlex
 import sys
@@ -20,30 +19,24 @@ from rich.table import Table
 
 from jaxcodesign.training import canvas, curves, experiment, sweep
 from jaxcodesign.training.codesign import REFERENCE, versions
+from launch import outcome
 
 PROG = "python -m launch.evaluate"
 
 
 def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
-  try:
+
+  def program() -> None:
     launch = experiment.parse(argv, prog=PROG)
     if not isinstance(launch.config, sweep.SweepConfig):
       raise ValueError(
         f"{launch.path} is no sweep of formats; try python -m launch.codesign"
       )
-    command = shlex.join(["python", "-m", "launch.evaluate", *argv])
+    command = shlex.join([*PROG.split(), *argv])
     (dry_run if launch.dry_run else run)(launch, command, Console())
-  except BrokenPipeError:  # the reader of a pipe had enough: `--help | head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except (OSError, ValueError, ArithmeticError) as error:
-    print(f"{PROG}: {error}", file=sys.stderr)
-    return 1
-  except KeyboardInterrupt:
-    print(f"{PROG}: stopped; the rows measured so far are kept", file=sys.stderr)
-    return 130
-  return 0
+
+  return outcome.exit_code(PROG, program, "the rows measured so far are kept")
 
 
 def run(launch: experiment.Launch, command: str, console: Console) -> None:

@@ -19,7 +19,10 @@ from rich.table import Table
 
 from jaxcodesign.hardware import chips, roofline
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import published, roofline_figure
+from jaxcodesign.training import canvas, experiment, published, roofline_figure
+from launch import outcome
+
+PROG = "python -m launch.roofline"
 
 LLAMAS = {
   "llama31-8b": published.LLAMA31_8B,
@@ -74,45 +77,56 @@ def memory_table(tokens: int = 1000) -> Table:
   return table
 
 
-def main(argv: list[str]) -> int:
-  """Runs the program; returns its exit code."""
-  parser = argparse.ArgumentParser(
-    prog="python -m launch.roofline",
+def parser() -> argparse.ArgumentParser:
+  """The command line."""
+  found = argparse.ArgumentParser(
+    prog=PROG,
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog=f"networks: {', '.join(NETWORKS)}; chips: {', '.join(chips.CHIPS)}",
   )
-  parser.add_argument("network", nargs="?", choices=NETWORKS, metavar="network",
-                      help=", ".join(NETWORKS))  # fmt: skip
-  parser.add_argument("--chip", default="h100", choices=chips.CHIPS)
-  parser.add_argument("--weights", default="bf16", choices=chips.BITS)
-  parser.add_argument("--activations", default="bf16", choices=chips.BITS)
-  parser.add_argument("--batch", type=int, default=1)
-  parser.add_argument("--tokens", type=int, default=1024, help="of language models")
-  parser.add_argument("--picture", type=Path, help="PNG, PDF or SVG to write")
-  parser.add_argument("--memory", action="store_true", help="LLaMA 3.1's memory")
-  parser.add_argument("--chips", action="store_true", help="the chips")
-  parser.add_argument("--train", type=float, metavar="TOKENS", help="cost of training")
-  parser.add_argument("--number", type=int, default=1, help="of chips that train")
-  parser.add_argument("--utilization", type=float, default=0.4, help="while training")
-  parser.add_argument("--dollars", type=float, default=2.0, help="a chip and hour")
-  args = parser.parse_args(argv)
-  console = Console()
+  add = found.add_argument
+  add("network", nargs="?", choices=NETWORKS, metavar="NETWORK", help="see below")
+  add("--chip", default="h100", choices=chips.CHIPS, metavar="CHIP",
+      help="see below, default h100")  # fmt: skip
+  add("--weights", default="bf16", choices=chips.BITS, help="format, default bf16")
+  add("--activations", default="bf16", choices=chips.BITS, help="default bf16")
+  add("--batch", type=int, default=1, help="images or texts at once")
+  add("--tokens", type=int, default=1024, help="of a language model, default 1024")
+  add("--picture", type=Path, help="PNG to write")
+  add("--memory", action="store_true", help="LLaMA 3.1's weights and cache")
+  add("--chips", action="store_true", help="the chips and their numbers")
+  add("--train", type=float, metavar="TOKENS", help="cost of training on so many")
+  add("--number", type=int, default=1, help="of chips that train")
+  add("--utilization", type=float, default=0.4, help="of the peak while training")
+  add("--dollars", type=float, default=2.0, help="a chip and hour")
+  return found
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns its exit code."""
+  line = parser()
+  args = line.parse_args(argv)
+  if args.network is None and not (args.chips or args.memory):
+    line.error("name a network, or --chips or --memory")
+  if min(args.batch, args.tokens) < 1:
+    line.error("--batch and --tokens are at least 1")
+  return outcome.exit_code(PROG, lambda: run(args, Console()), "nothing was written")
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+  """Prints and draws what was asked for."""
   if args.chips:
     console.print(chip_table())
   if args.memory:
     console.print(memory_table())
   if args.network is None:
-    if not (args.chips or args.memory):
-      parser.error(f"name a network: {', '.join(NETWORKS)}; or --chips or --memory")
-    return 0
+    return
   chip = chips.CHIPS[args.chip]()
   work = workload(args.network, args.batch, args.tokens)
-  try:
-    found = roofline.roofline(
-      work, chip, weights=args.weights, activations=args.activations
-    )
-  except ValueError as error:
-    parser.error(str(error))
+  found = roofline.roofline(
+    work, chip, weights=args.weights, activations=args.activations
+  )
   print(found.table())
   weights = work.parameters * chips.BITS[args.weights] / 8
   memory = float(np.asarray(chip.memory_bytes))
@@ -130,9 +144,9 @@ def main(argv: list[str]) -> int:
     )
   if args.picture:
     title = f"{args.network} on {chip.name}, {args.weights} weights"
-    roofline_figure.figure(found, title).savefig(args.picture, dpi=150)
+    picture = canvas.png(roofline_figure.figure(found, title))
+    experiment.write_atomically(args.picture, picture)
     print(f"wrote {args.picture}")
-  return 0
 
 
 if __name__ == "__main__":

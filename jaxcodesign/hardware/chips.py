@@ -85,7 +85,13 @@ _ALVEO = "AMD Alveo data sheets, UG1393"
 
 
 def h100_sxm() -> Chip:
-  """H100 SXM5: 132 SMs; 1.83 GHz x 512 FMA x 2 x 528 tensor cores = 989 TFLOP/s."""
+  """H100 SXM5, 132 SMs with 528 tensor cores.
+
+  fp32 67, fp16 989, bf16 989, fp8 1979, int8 1979 Top/s (1.83 GHz x 512 FMA x 2 x 528
+  = 989.4 T, derived). Memory 80 GB at 3350 GB/s. On chip 83 MB: L2 50, L1 33 (derived).
+  700 W, 814 mm2, 4 nm (4N). Source: NVIDIA datasheets as collected in the Stas Bekman
+  ML engineering tables.
+  """
   peak = {"fp16": 989e12, "bf16": 989e12, "fp8": 1979e12, "int8": 1979e12}
   return Chip(
     "H100 SXM", _GPU, (), {"fp32": 67e12} | peak, 3.35e12, 80e9, 83e6, 700.0, 814.0, 4.0
@@ -93,7 +99,13 @@ def h100_sxm() -> Chip:
 
 
 def b200() -> Chip:
-  """B200 SXM: two dies, 180 of 192 GB usable in HGX and DGX systems."""
+  """B200 SXM, two dies with 148 SMs.
+
+  fp16 2250, bf16 2250, fp8 4500, int8 4500, fp4 9000 Top/s. Memory 180 GB of physical
+  192 usable in HGX and DGX systems, at 8000 GB/s (7700 on some cards). On chip 126 MB
+  (L2). 1000 W, 4 nm (4NP). Source: NVIDIA datasheets as collected in the Stas Bekman
+  ML engineering tables.
+  """
   peak = {"fp16": 2250e12, "bf16": 2250e12, "fp8": 4500e12, "int8": 4500e12}
   return Chip(
     "B200", _GPU, (), peak | {"fp4": 9000e12}, 8e12, 180e9, 126e6, 1000.0, 0.0, 4.0
@@ -101,7 +113,12 @@ def b200() -> Chip:
 
 
 def tpu_v1() -> Chip:
-  """TPU v1: 65,536 8-bit cells at 700 MHz, 92 TOP/s; Jouppi et al., ISCA 2017."""
+  """TPU v1, 65,536 8-bit cells at 700 MHz.
+
+  int8 92 Top/s (2 x 65,536 x 0.7 GHz = 91.75 T, derived). Memory 8 GiB at 34 GB/s
+  (recalled). On chip 28 MiB. 75 W (recalled), 331 mm2 at most (recalled), 28 nm.
+  Source: Jouppi et al., ISCA 2017.
+  """
   recalled = ("bandwidth_bytes_s", "power_w", "area_mm2")
   source = "Jouppi et al., ISCA 2017"
   peak = {"int8": 92e12}
@@ -110,34 +127,53 @@ def tpu_v1() -> Chip:
 
 
 def tpu_v4() -> Chip:
-  """TPU v4: 2 cores of four 128 x 128 units; 90, 170, 192 W least, mean, most."""
+  """TPU v4, 2 cores of four 128 x 128 units.
+
+  bf16 275, int8 275 Top/s. Memory 32 GiB at 1200 GB/s. 170 W on average, of 90 at least
+  and 192 at most. 7 nm (recalled). Source: Google Cloud TPU documentation and "How to
+  scale your model".
+  """
   peak = {"bf16": 275e12, "int8": 275e12}
   size = (1.2e12, 32 * 2.0**30, 0.0, 170.0, 0.0, 7.0)
   return Chip("TPU v4", _TPU, ("node_nm",), peak, *size)
 
 
 def tpu_v5e() -> Chip:
-  """TPU v5e: one core of four 128 x 128 units."""
+  """TPU v5e, one core of four 128 x 128 units.
+
+  bf16 197, int8 394 Top/s (393 in one source). Memory 16 GB at 819 GB/s. On chip
+  128 MiB. Source: Google Cloud TPU documentation and "How to scale your model".
+  """
   peak = {"bf16": 197e12, "int8": 394e12}
   return Chip("TPU v5e", _TPU, (), peak, 819e9, 16e9, 128 * 2.0**20)
 
 
 def tpu_v5p() -> Chip:
-  """TPU v5p: two cores of four 128 x 128 units."""
+  """TPU v5p, two cores of four 128 x 128 units.
+
+  bf16 459, int8 918 Top/s. Memory 95 GB at 2765 GB/s. Source: Google Cloud TPU
+  documentation and "How to scale your model".
+  """
   return Chip("TPU v5p", _TPU, (), {"bf16": 459e12, "int8": 918e12}, 2765e9, 95e9)
 
 
 def tpu_v6e() -> Chip:
-  """TPU v6e (Trillium): 256 x 256 units; 1,638 to 1,640 GB/s."""
+  """TPU v6e (Trillium), 256 x 256 units.
+
+  bf16 918, fp8 918, int8 1836 Top/s. Memory 32 GB at 1640 GB/s (1638 in one source).
+  Source: Google Cloud TPU documentation and "How to scale your model".
+  """
   peak = {"bf16": 918e12, "fp8": 918e12, "int8": 1836e12}
   return Chip("TPU v6e", _TPU, (), peak, 1640e9, 32e9)
 
 
 def wse3() -> Chip:
-  """WSE-3 in a CS-3: 900,000 cores, 44 GB of SRAM at 21 PB/s, which is its memory here.
+  """WSE-3 in a CS-3, 900,000 cores.
 
-  The published 125 PFLOP/s are sparse; the dense peak is not published, and the number
-  here is to be read as a bound. 23 kW are those of the system.
+  fp16 125000 Top/s, sparse: the dense peak is not published, so this is an upper bound.
+  Memory is the on-wafer SRAM, 44 GB at 21000000 GB/s; 44000 MB on chip are the same.
+  23000 W (of the system), 46225 mm2, 5 nm. Source: Cerebras WSE-3 announcement and
+  comparisons of it, four agreeing.
   """
   source = "Cerebras WSE-3 announcement and comparisons of it, four agreeing"
   size = (21e15, 44e9, 44e9, 23e3, 46225.0, 5.0)
@@ -145,13 +181,23 @@ def wse3() -> Chip:
 
 
 def alveo_u250() -> Chip:
-  """Alveo U250: 12,288 DSPs, 2,688 block RAMs of 36 Kbit and 1,280 URAMs."""
+  """Alveo U250, 12,288 DSPs.
+
+  int8 33.3 Top/s (recalled). Memory 64 GB of DDR4 at 77 GB/s. On chip 56.8 MB: 2,688
+  block RAMs of 36 Kbit and 1,280 URAMs (derived). 225 W, 16 nm. Source: AMD Alveo data
+  sheets, UG1393.
+  """
   size = (77e9, 64e9, 56.8e6, 225.0, 0.0, 16.0)
   return Chip("Alveo U250", _ALVEO, ("peak_op_s",), {"int8": 33.3e12}, *size)
 
 
 def alveo_u280() -> Chip:
-  """Alveo U280: 9,024 DSPs; 8 GB of HBM2 beside 32 GB of DDR4 at 38 GB/s."""
+  """Alveo U280, 9,024 DSPs.
+
+  int8 24.5 Top/s (recalled). Memory 8 GB of HBM2 at 460 GB/s; 32 GB of DDR4 at 38 GB/s
+  beside it are left out. On chip 42.6 MB: 2,016 block RAMs of 36 Kbit and 960 URAMs
+  (derived). 225 W (recalled), 16 nm. Source: AMD Alveo data sheets, UG1393.
+  """
   recalled = ("peak_op_s", "power_w")
   size = (460e9, 8e9, 42.6e6, 225.0, 0.0, 16.0)
   return Chip("Alveo U280", _ALVEO, recalled, {"int8": 24.5e12}, *size)

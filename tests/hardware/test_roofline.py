@@ -114,6 +114,28 @@ def test_every_chip_is_built_priced_and_printed(name):
     )
 
 
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_every_number_is_in_its_docstring_with_its_source(name):
+  doc = " ".join(chips.CHIPS[name].__doc__.split())
+  chip = chips.CHIPS[name]()
+  assert "Source: " + chip.source.replace("'", '"') in doc
+  for fmt, peak in chip.peak_op_s.items():
+    assert f"{fmt} {peak / 1e12:g}" in doc
+  gib, mib = chip.memory_bytes / 2**30, chip.on_chip_bytes / 2**20
+  whole = (f"{gib:g} GiB", f"{chip.memory_bytes / 1e9:g} GB")
+  assert any(f"{size}" in doc for size in whole)
+  assert f"at {chip.bandwidth_bytes_s / 1e9:.12g} GB/s" in doc
+  if chip.on_chip_bytes:
+    assert f"{mib:g} MiB" in doc or f"{chip.on_chip_bytes / 1e6:g} MB" in doc
+  for number, unit in (
+    (chip.power_w, "W"),
+    (chip.area_mm2, "mm2"),
+    (chip.node_nm, "nm"),
+  ):
+    assert not number or f" {number:.12g} {unit}" in doc
+  assert doc.count("recalled") == len(chip.recalled)
+
+
 def test_published_ridges():
   ridge = lambda name, fmt: round(chips.CHIPS[name]().ridge(fmt))
   assert ridge("h100", "bf16") == 295 and ridge("h100", "fp8") == 591
@@ -142,9 +164,11 @@ def test_the_picture_and_the_launcher(tmp_path, capsys):
   assert picture.stat().st_size > 10_000
   assert "chip-hours" in capsys.readouterr().out
   assert launcher.main(["--chips"]) == 0 and "WSE-3" in capsys.readouterr().out
-  for wrong in ([], ["resnet18", "--chip", "tpu_v1"]):
+  for wrong in ([], ["resnet18", "--batch", "0"], ["resnet19"]):
     with pytest.raises(SystemExit) as stop:
       launcher.main(wrong)
     assert stop.value.code == 2
+  assert launcher.main(["resnet18", "--chip", "tpu_v1"]) == 1
+  assert "int8: none holds bf16" in capsys.readouterr().err
   found = roofline.roofline(trace(two_products)(*SHAPES), chips.b200())
   assert len(roofline_figure.figure(found).axes) == 1
