@@ -1,0 +1,134 @@
+"""Costs of layers as tables for a terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from jaxcodesign.hardware.layer_costs import LayerCost, Priced
+from jaxcodesign.hardware.verify import Checked
+from jaxcodesign.training.findings import quantity
+
+
+def one(priced: Priced) -> Table:
+  """All numbers of a machine, a layer a line, and their totals."""
+  layers, report = priced.layers, priced.report
+  several = any(x.runs > 1 for x in layers)
+  runs = ["runs"] if several else []
+  table = _table(
+    f"{priced.machine.name} {priced.name}, {priced.machine.accounting} cycles",
+    "M", "K", "N", *runs, "folds", "cycles", "of these\nstalled", "utili-\nzation",
+    "SRAM\nreads", "SRAM\nwrites", "DRAM", "time", "energy",
+  )  # fmt: skip
+  for x in layers:
+    table.add_row(
+      x.name,
+      *(f"{size:,}" for size in (x.m, x.k, x.n)),
+      *([f"{x.runs:,}"] if several else []),
+      *_measures(x.folds, x.cycles, x.array_cycles, x.utilization),
+      *_moved(x.sram_reads, x.sram_writes, x.dram_bytes),
+      *_spent(x.time_s, x.energy_j),
+    )
+  empty = [""] * (3 + len(runs))
+  table.add_section()
+  total = lambda key: sum(getattr(x, key) for x in layers)
+  cycles = float(report.cycles)
+  if float(report.other_time_s):
+    other = _spent(float(report.other_time_s), float(report.other_energy_j))
+    rest = f"{cycles - total('cycles'):,.0f}"
+    table.add_row("vector unit, I/O", *empty, "", rest, *[""] * 5, *other)
+  never_idle = total("array_cycles") + cycles - total("cycles")
+  table.add_row(
+    "total",
+    *empty,
+    *_measures(total("folds"), cycles, never_idle, float(report.utilization)),
+    *_moved(total("sram_reads"), total("sram_writes"), float(report.traffic_bytes)),
+    *_spent(float(report.time_s), float(report.energy_j)),
+    style="bold",
+  )
+  return table
+
+
+def beside(many: Sequence[Priced]) -> Table:
+  """Cycles, utilization and energy of machines side by side; the best is bold."""
+  table = _table(many[0].machine.name, "M", "K", "N")
+  for priced in many:
+    for what in ("cycles", "used", "energy"):
+      table.add_column(f"{priced.name}\n{what}", justify="right")
+  for layers in zip(*(priced.layers for priced in many)):
+    best = min(range(len(layers)), key=lambda i: layers[i].energy_j * layers[i].time_s)
+    cells = [_short(x, i == best) for i, x in enumerate(layers)]
+    x = layers[0]
+    sizes = (f"{size:,}" for size in (x.m, x.k, x.n))
+    table.add_row(x.name, *sizes, *(c for three in cells for c in three))
+  table.add_section()
+  reports = [priced.report for priced in many]
+  totals = (
+    (f"{float(r.cycles):,.0f}", f"{float(r.utilization):.1%}",
+     quantity(float(r.energy_j), "J")) for r in reports
+  )  # fmt: skip
+  table.add_row("total", "", "", "", *(c for t in totals for c in t), style="bold")
+  for name, key, unit in (
+    ("time", "time_s", "s"),
+    ("DRAM", "traffic_bytes", "B"),
+    ("energy x delay", "edp_js", "Js"),
+  ):
+    values = (quantity(float(getattr(r, key)), unit) for r in reports)
+    table.add_row(name, "", "", "", *(c for v in values for c in ("", "", v)))
+  return table
+
+
+def verified(checked: Sequence[Checked], title: str) -> Table:
+  """What was simulated of each layer, beside its closed form."""
+  table = _table(
+    title, "simulated", "tiles", "cycles", "utilization,\nsimulated",
+    "utilization,\nclosed form", "reads", "writes", "read back",
+  )  # fmt: skip
+  for x in checked:
+    c = x.counted
+    table.add_row(
+      x.name,
+      x.tiles,
+      f"{x.simulated:,} of {x.of:,}",
+      f"{c.cycles:,}",
+      f"{x.utilization:.3%}",
+      f"{x.closed_utilization:.3%}",
+      f"{c.left_reads + c.right_reads:,}",
+      f"{c.result_writes:,}",
+      f"{c.result_reads:,}",
+    )
+  return table
+
+
+def _table(title: str, *columns: str) -> Table:
+  table = Table(
+    "layer",
+    title=title,
+    title_justify="left",
+    box=box.SIMPLE_HEAD,
+    pad_edge=False,
+    collapse_padding=True,
+  )
+  for column in columns:
+    table.add_column(column, justify="right")
+  return table
+
+
+def _short(x: LayerCost, best: bool) -> list[str]:
+  cells = [f"{x.cycles:,.0f}", f"{x.utilization:.1%}", quantity(x.energy_j, "J")]
+  return [f"[bold]{cell}[/]" for cell in cells] if best else cells
+
+
+def _measures(
+  folds: float, cycles: float, array_cycles: float, used: float
+) -> list[str]:
+  waited = max(0.0, 1 - array_cycles / cycles)
+  return [f"{folds:,}", f"{cycles:,.0f}", f"{waited:.0%}", f"{used:.1%}"]
+
+
+def _moved(reads: float, writes: float, dram_bytes: float) -> list[str]:
+  return [quantity(reads, ""), quantity(writes, ""), quantity(dram_bytes, "B")]
+
+
+def _spent(time_s: float, energy_j: float) -> list[str]:
+  return [quantity(time_s, "s"), quantity(energy_j, "J")]
