@@ -17,7 +17,9 @@ DRAM:
     the other operand takes the repetition, whichever is less;
   activations that outgrow half of theirs go out to DRAM and come back, once for every
     pass over them; those that fit never leave the chip;
-  partial sums that outgrow the result buffer go out and back between folds.
+  partial sums go out and back between folds if those of one column of folds, all that
+    wait at a time, outgrow half of the result buffer: folds go down the contraction
+    first, across the results then.
 """
 
 import dataclasses
@@ -167,5 +169,7 @@ def _off_chip(
   weights = kept * once / repeats + (1 - kept) * streamed + again
   sums = s.batch * s.m * s.n * a.mac.accumulator_bytes
   rounds = edge.ofmap_reads / (s.batch * s.m * s.n)
-  out = exceeds(sums / s.batch, a.ofmap.capacity_bytes / 2, t)
+  waiting = {"ws": s.m * jnp.minimum(s.n, a.cols), "is": s.n * jnp.minimum(s.m, a.cols)}
+  live = waiting.get(a.dataflow, s.m * s.n) * a.mac.accumulator_bytes
+  out = exceeds(live, a.ofmap.capacity_bytes / 2, t)
   return weights, spilled + images_again, s.count * 2 * sums * rounds * out

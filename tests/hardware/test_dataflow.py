@@ -45,7 +45,9 @@ def by_hand(g, a):
   weights_fit = g.k * g.n <= a.weight.capacity_bytes
   image_fits = image <= a.ifmap.capacity_bytes / 2
   results_fit = results <= a.ofmap.capacity_bytes / 2
-  sums_fit = 4 * results <= a.ofmap.capacity_bytes / 2
+  # Fold after fold down the contraction, the sums of one column of folds wait.
+  waiting = {"ws": g.m * min(g.n, c), "is": g.n * min(g.m, c)}.get(a.dataflow, 0)
+  sums_fit = 4 * waiting <= a.ofmap.capacity_bytes / 2
   matrix_streams = g.k * g.n <= a.weight.capacity_bytes / 2
   from_dram = g.k * g.n
   again = 0 if weights_fit or matrix_streams else (over_weights - 1) * g.k * g.n
@@ -98,7 +100,8 @@ SIZES = [
   (2000, 64, 64),  # activations spill
   (64, 600, 512),  # weights outgrow their buffer
   (4096, 1024, 1024),  # everything spills
-  (3000, 40, 3),  # partial sums spill
+  (3000, 40, 3),  # partial sums spill, inputs stationary: they do not
+  (300, 100, 200),  # partial sums of all results would spill, of a column do not
 ]
 
 
