@@ -5,6 +5,7 @@ python -m launch.simulate resnet50 --array 32x32          os, ws and is side by 
 python -m launch.simulate gpt2 --array ws:128x128 os:256x256 --weight-bits 4
 python -m launch.simulate configs/fashion_codesign.py --csv a.csv --json a.json
 python -m launch.simulate configs/topologies/resnet18.csv --verify
+python -m launch.simulate resnet18 --array os:32x32 --map time --timeline tiles.png
 python -m launch.simulate vgg16 --array 16x16 --picture fill.png --animation fill.gif
 
 NETWORK is a config of configs/, a CSV file (a SCALE-Sim topology or a list of products,
@@ -23,20 +24,25 @@ import sys
 import time
 from typing import Any, get_args
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from jaxcodesign.hardware import activity, layer_costs, presets, topology, verify
+from jaxcodesign.hardware import (
+  layer_costs,
+  presets,
+  schedule,
+  topology,
+  verify,
+)
+from jaxcodesign.hardware.mapping import Objective
 from jaxcodesign.hardware.spec import Accelerator, Accounting, Dataflow
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import (
-  array_figure,
-  array_page,
-  canvas,
   codesign,
   data,
   experiment,
@@ -44,6 +50,7 @@ from jaxcodesign.training import (
   sweep,
 )
 from launch import outcome, roofline
+from launch.simulate_pictures import draw, write
 
 PROG = "python -m launch.simulate"
 
@@ -92,6 +99,10 @@ def parser() -> argparse.ArgumentParser:
   add("--tiles", choices=("all", "distinct"),
       help="what --verify runs: all tiles, or one of each shape; default: the whole "
            "layer at once where that takes about a second, else distinct")  # fmt: skip
+  add("--map", choices=get_args(Objective), metavar="FOR",
+      help="search the best tiles and loop order of each layer for time, energy, edp "
+           "or dram, and simulate them through DRAM and buffers")  # fmt: skip
+  add("--timeline", type=Path, help="picture of the mapped layer's tiles, PNG")
   add("--dry-run", action="store_true", help="say what would be run and written")
   return found
 
@@ -132,15 +143,18 @@ def main(argv: list[str]) -> int:
 
 def check(args: argparse.Namespace) -> None:
   """Refuses before any work what would do nothing, or could not be written after it."""
+  pictures = args.picture or args.animation or args.timeline
   for option, idle, needs in (
     ("--tiles", args.tiles and not args.verify, "--verify"),
-    ("--layer", args.layer and not (args.picture or args.animation), "a picture"),
+    ("--layer", args.layer and not pictures, "a picture"),
+    ("--timeline", args.timeline and not args.map, "--map"),
     ("--smoke", args.smoke and Path(args.network).suffix != ".py", "a config"),
   ):
     if idle:
       raise experiment.ConfigError(f"{option} does nothing without {needs}")
   wanted = [
     (args.picture, (".png",)),
+    (args.timeline, (".png",)),
     *((f, (".gif", ".html")) for f in args.animation),
   ]
   for file, kinds in wanted:
@@ -155,7 +169,8 @@ def check(args: argparse.Namespace) -> None:
 
 def outputs(args: argparse.Namespace) -> list[Path]:
   """The files to write."""
-  return [f for f in (args.csv, args.json, args.picture, *args.animation) if f]
+  files = (args.csv, args.json, args.picture, args.timeline)
+  return [f for f in (*files, *args.animation) if f]
 
 
 def network(args: argparse.Namespace) -> Workload:
@@ -237,6 +252,13 @@ def run(
         soft_wrap=True,
       )
       kept["verified"] = [row._asdict() for row in checked]
+  if args.map:
+    for priced, kept in zip(found, record["arrays"]):
+      rows = list(scheduled(args, work, priced, console))
+      show(
+        layer_tables.mapped(rows, f"mapped for {args.map} on {priced.name}"), console
+      )
+      kept["mapped"] = [as_json(row) for row in rows]
   if args.csv:
     write(args.csv, layer_costs.table(found))
   if args.json:
@@ -271,6 +293,38 @@ def verified(
       yield verify.product(g, machine, cut=cut, seed=i, on_tile=step)
 
 
+def scheduled(
+  args: argparse.Namespace,
+  work: Workload,
+  priced: layer_costs.Priced,
+  console: Console,
+) -> Iterator[schedule.Scheduled]:
+  """Searches layer after layer, with a bar on a terminal."""
+  hidden = not console.is_terminal
+  with Progress(console=console, transient=True, disable=hidden) as bar:
+    task = bar.add_task(f"mapping on {priced.name}", total=len(work.gemms))
+    for row in schedule.schedule(work, priced.machine, objective=args.map):
+      bar.advance(task)
+      yield row
+
+
+def as_json(row: schedule.Scheduled) -> dict[str, Any]:
+  """A mapped layer as JSON can hold it; costs are of one of its runs."""
+  cost, cut = row.found.cost, row.found.mapping
+  return {
+    "name": row.name,
+    "runs": row.runs,
+    "dataflow": row.found.dataflow,
+    "order": cut.order,
+    "tile": [int(x) for x in jax.tree.leaves(cut)],
+    "cycles": float(cost.cycles),
+    "time_s": float(cost.time_s),
+    "energy_j": float(cost.energy_j),
+    "dram_bytes": float(cost.moved.dram_bytes),
+    "fixed_time_s": None if row.fixed is None else float(row.fixed.time_s),
+  }
+
+
 def plan(
   args: argparse.Namespace, work: Workload, machine: Accelerator
 ) -> tuple[list[verify.Tiles], int]:
@@ -294,41 +348,6 @@ def refuse_serial(machine: Accelerator, args: argparse.Namespace) -> None:
       f"--verify: cells of {args.preset} take more than a cycle for a multiplication "
       "here, and the cycle-level array takes one; use int8_45nm and at most 8 bits"
     )
-
-
-def draw(
-  args: argparse.Namespace, work: Workload, found: list[layer_costs.Priced]
-) -> None:
-  """Writes the pictures asked for: the first fold of a layer on every array."""
-  if not (args.picture or args.animation):
-    return
-  names = [g.name for g in work.gemms]
-  longest = max(range(len(names)), key=lambda i: found[0].layers[i].cycles)
-  if args.layer is not None and args.layer not in names:
-    raise ValueError(f"--layer {args.layer}: there are {', '.join(names)}")
-  g = work.gemms[longest if args.layer is None else names.index(args.layer)]
-  folds = {}
-  for priced in found:
-    rows, cols = verify.array(priced.machine)
-    options = {"rows": rows, "cols": cols, "accounting": args.accounting}
-    folds[priced.name] = activity.first_fold(
-      g.m, g.k, g.n, dataflow=priced.machine.dataflow, **options
-    )
-  title = f"{g.name}, {g.m:,} x {g.k:,} x {g.n:,}: a fold"
-  if args.picture:
-    write(args.picture, canvas.png(array_figure.strip(folds, title)))
-  for file in args.animation:
-    page = file.suffix.lower() == ".html"
-    draws = array_page.render if page else array_figure.animation
-    write(file, draws(folds, title))
-
-
-def write(file: Path, content: str | bytes) -> None:
-  """Writes atomically; an error names the file and a way out that there is here."""
-  try:
-    experiment.write_atomically(file, content)
-  except OSError as error:
-    raise OSError(f"cannot write {file}: {error.__cause__}; name another") from error
 
 
 def dry_run(

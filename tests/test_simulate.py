@@ -106,6 +106,22 @@ def test_a_config_and_a_published_network(tmp_path, capsys):
   assert moved[0] >= weights and moved[0] - moved[1] == pytest.approx(weights / 2)
 
 
+def test_layers_are_mapped_and_their_tiles_drawn(small, tmp_path, capsys):
+  page, picture = tmp_path / "layers.json", tmp_path / "tiles.png"
+  code, out, err = run(
+    small, "--array", "os:4x5", "--map", "dram", "--timeline", str(picture),
+    "--json", str(page), capsys=capsys,
+  )  # fmt: skip
+  assert code == 0 and "mapped for dram on os:4x5" in out, err
+  first, second = json.loads(page.read_text())["arrays"][0]["mapped"]
+  # Everything fits: each operand arrives once, each result leaves once.
+  assert first["dram_bytes"] == 20 * 11 + 11 * 9 + 20 * 9
+  assert second["dram_bytes"] == 3 * 8 + 8 * 17 + 3 * 17
+  assert picture.stat().st_size > 10_000
+  code, _, err = run(small, "--timeline", str(picture), capsys=capsys)
+  assert code == 2 and "--timeline does nothing without --map" in err
+
+
 @pytest.mark.parametrize("tiles", [(), ("--tiles", "all")])
 def test_verification_says_what_it_simulated(small, tmp_path, tiles, capsys):
   file = tmp_path / "layers.json"

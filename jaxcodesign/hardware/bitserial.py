@@ -43,8 +43,9 @@ from jaxcodesign.hardware.bit_words import (
   sums_of,
 )
 
-# Below so many cells folds run side by side: a step's overhead outweighs its work.
-_SIDE_BY_SIDE_CELLS = 16384
+# Folds run side by side up to so many words of each state bit: enough to outweigh a
+# step's overhead, few enough for all of the state to stay in the nearest cache.
+_SIDE_BY_SIDE_WORDS = 256
 
 ACCUMULATOR_BITS = (16, 32)
 
@@ -151,7 +152,8 @@ def simulate(
 
     return lax.scan(fold, jnp.zeros((pixels, rows), jnp.int32), jnp.arange(wide))
 
-  together = min(tall, max(1, _SIDE_BY_SIDE_CELLS // (rows * cols)))
+  words = cols * -(-rows // 32)
+  together = min(tall, max(1, _SIDE_BY_SIDE_WORDS // words))
   batch = together if together > 1 else None
   product, (busy, flipped) = lax.map(filter_block, jnp.arange(tall), batch_size=batch)
   product = product.swapaxes(0, 1).reshape(pixels, tall * rows)[:, :filters]

@@ -156,6 +156,34 @@ def search(
   return found
 
 
+def simulate(
+  m: int,
+  k: int,
+  n: int,
+  accelerator: Accelerator,
+  mapping: Mapping,
+  *,
+  latency_s: float = 0.0,
+  cycles_per_mac: float | None = None,
+) -> Cost:
+  """The cost of one mapping by the memory simulator, in float64; leaves are known.
+
+  Only what `memory.simulate` would find at the end, so sizes and the number of tiles
+  are data and nothing recompiles. Arguments and errors are those of `memory.simulate`.
+  """
+  loops.check(m, k, n, accelerator, mapping)
+  with jax.enable_x64(True):
+    step, latency = loops.options(accelerator, cycles_per_mac, latency_s)
+    a = loops.numbers(dataclasses.replace(accelerator, temperature=0.0))
+    batch = lambda whole: jax.tree.map(lambda x: x[None], whole)
+    nest = lambda dtype: batch(loops.nest(m, k, n, mapping, dtype))
+    bounds, _ = _prices(nest(None), a, step, latency)
+    exact = nest(jnp.int32)
+    many = jnp.prod(-(-exact.sizes // exact.tiles), axis=1, dtype=jnp.int32)
+    cost = _simulated(exact, bounds, many, a, step, latency)
+    return jax.tree.map(lambda x: np.asarray(x)[0], cost)
+
+
 def one_fold(m: int, k: int, n: int, accelerator: Accelerator) -> Mapping:
   """SCALE-Sim's mapping: one fold at a time, those along the rows of the array inside.
 

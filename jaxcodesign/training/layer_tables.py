@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from jaxcodesign.hardware.layer_costs import LayerCost, Priced
+from jaxcodesign.hardware.schedule import Scheduled
 from jaxcodesign.hardware.verify import Checked
 from jaxcodesign.training.findings import quantity
 
@@ -97,6 +98,42 @@ def verified(checked: Sequence[Checked], title: str) -> Table:
       f"{c.result_writes:,}",
       f"{c.result_reads:,}",
     )
+  return table
+
+
+def mapped(rows: Sequence[Scheduled], title: str) -> Table:
+  """The best mapping of each layer, and what it gains over SCALE-Sim's."""
+  table = _table(
+    title, "dataflow", "order", "tile M", "tile K", "tile N", "cycles", "stalled",
+    "DRAM", "time", "energy", "faster\nthan fixed", "less DRAM\nthan fixed",
+  )  # fmt: skip
+  for x in rows:
+    cost, cut = x.found.cost, x.found.mapping
+    fixed = ["", ""]
+    if x.fixed is not None:
+      gains = (x.fixed.time_s / cost.time_s,
+               x.fixed.moved.dram_bytes / cost.moved.dram_bytes)  # fmt: skip
+      fixed = [f"{float(gain):.2f}x" for gain in gains]
+    table.add_row(
+      x.name,
+      x.found.dataflow,
+      cut.order,
+      *(f"{int(tile):,}" for tile in (cut.tile_m, cut.tile_k, cut.tile_n)),
+      f"{x.runs * float(cost.cycles):,.0f}",
+      f"{1 - float(cost.compute_cycles / cost.cycles):.0%}",
+      quantity(x.runs * float(cost.moved.dram_bytes), "B"),
+      quantity(x.runs * float(cost.time_s), "s"),
+      quantity(x.runs * float(cost.energy_j), "J"),
+      *fixed,
+    )
+  table.add_section()
+  total = lambda key: sum(x.runs * float(key(x.found.cost)) for x in rows)
+  table.add_row(
+    "total", *[""] * 5, f"{total(lambda c: c.cycles):,.0f}", "",
+    quantity(total(lambda c: c.moved.dram_bytes), "B"),
+    quantity(total(lambda c: c.time_s), "s"),
+    quantity(total(lambda c: c.energy_j), "J"), "", "", style="bold",
+  )  # fmt: skip
   return table
 
 
