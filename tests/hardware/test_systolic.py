@@ -1,6 +1,7 @@
 """The cycle-level array against numpy, closed forms, a loop over cells, SCALE-Sim."""
 
 import csv
+import os
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -30,7 +31,8 @@ def exact(a, b):
 size = st.integers(1, 40)
 
 
-@settings(max_examples=16)
+# Every example compiles: SYSTOLIC_EXAMPLES=2000 takes a quarter of an hour.
+@settings(max_examples=int(os.environ.get("SYSTOLIC_EXAMPLES", "16")))
 @given(
   size,
   size,
