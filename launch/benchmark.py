@@ -4,6 +4,7 @@
   python -m launch.benchmark --json       one JSON object a line
   python -m launch.benchmark trace cost   only the groups named
   python -m launch.benchmark --one-core hardware   what one core does
+  python -m launch.benchmark exactness --shapes 2000   mismatches with published tools
 
 A machine's seconds change from hour to hour; a ratio to work done beside it does not.
 Each number is the median of several repetitions, its floor measured in between.
@@ -26,6 +27,7 @@ from rich.table import Table
 from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
+from launch.benchmark_exactness import exactness
 from launch.benchmark_hardware import hardware
 from launch.benchmark_numerics import numerics
 from launch.benchmark_training import training
@@ -105,6 +107,7 @@ GROUPS = {
   "trace": tracing,
   "cost": pricing,
   "hardware": hardware,
+  "exactness": exactness,
   "numerics": numerics,
   "training": training,
 }
@@ -119,6 +122,8 @@ def main(argv: list[str]) -> int:
   )
   parser.add_argument("groups", nargs="*", help=f"of {', '.join(GROUPS)}; all if none")
   parser.add_argument("--json", action="store_true", help="one JSON object a line only")
+  parser.add_argument("--shapes", type=int, default=100,
+                      help="random products of exactness, default 100")  # fmt: skip
   parser.add_argument("--one-core", action="store_true", help="use a single core")
   args = parser.parse_args(argv)
   for name in args.groups:
@@ -132,7 +137,8 @@ def main(argv: list[str]) -> int:
     if args.groups and name not in args.groups:
       continue
     with console.status(f"measuring {name}"):
-      for found in group():
+      options = {"shapes": args.shapes} if name == "exactness" else {}
+      for found in group(**options):
         print(json.dumps(found._asdict() | {"jax": jax.__version__}), flush=True)
         value = f"{found.value:.3g} {found.unit} ({found.seconds:.2g} s)"
         table.add_row(found.name, value, found.floor, found.target)

@@ -152,6 +152,11 @@ def check(args: argparse.Namespace) -> None:
   ):
     if idle:
       raise experiment.ConfigError(f"{option} does nothing without {needs}")
+  if args.map and (args.weight_bits or args.activation_bits):
+    raise experiment.ConfigError(
+      "--map moves operands as wide as the cell: leave out --weight-bits and "
+      "--activation-bits, or choose another --preset"
+    )
   wanted = [
     (args.picture, (".png",)),
     (args.timeline, (".png",)),

@@ -140,21 +140,29 @@ def test_benchmark_measures_ratios(capsys, monkeypatch):
     benchmark.main(["speed"])
   assert (
     stop.value.code == 2
-    and "there are trace, cost, hardware, numerics" in capsys.readouterr().err
+    and "there are trace, cost, hardware, exactness, numerics"
+    in capsys.readouterr().err
   )
   few = {
     "cost": lambda: benchmark.pricing(50),
     "numerics": lambda: benchmark.numerics((16,), names=("int8", "MXFP4")),
     "hardware": lambda: benchmark.hardware((4,), 2e6, layers=0, designs=20),
+    "exactness": benchmark.exactness,
   }
   monkeypatch.setattr(benchmark, "GROUPS", few)
-  assert benchmark.main([]) == 0
+  assert benchmark.main(["--shapes", "2"]) == 0
   rows = [json.loads(x) for x in capsys.readouterr().out.split("\n") if x[:1] == "{"]
   names = [row["name"] for row in rows]
   assert "gradient of evaluate, exact" in names and "evaluate, time" in names
   assert "os array, 4^2, time" in names and "value and gradient of these" in names
   assert "nearest int8, 16^2" in names and "pack MXFP4, 16^2" in names
-  assert all(row["value"] > 0 and row["seconds"] > 0 for row in rows)
+  errors = [row for row in rows if "error" in row["name"]]
+  wrong = [row for row in rows if "mismatches" in row["name"]]
+  assert len(wrong) == 4 and not any(row["value"] for row in wrong)
+  assert len(errors) == 4
+  assert all(row["value"] <= float(row["target"].split()[1]) for row in errors)
+  rest = [row for row in rows if row not in wrong + errors]
+  assert all(row["value"] > 0 and row["seconds"] > 0 for row in rest)
 
 
 def test_benchmark_traces_the_programs_it_names():

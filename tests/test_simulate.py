@@ -120,6 +120,8 @@ def test_layers_are_mapped_and_their_tiles_drawn(small, tmp_path, capsys):
   assert picture.stat().st_size > 10_000
   code, _, err = run(small, "--timeline", str(picture), capsys=capsys)
   assert code == 2 and "--timeline does nothing without --map" in err
+  code, _, err = run(small, "--map", "time", "--weight-bits", "16", capsys=capsys)
+  assert code == 2 and "--map moves operands as wide as the cell" in err
 
 
 @pytest.mark.parametrize("tiles", [(), ("--tiles", "all")])

@@ -161,6 +161,14 @@ def pad(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.pad(x, widths)
 
 
+def whole_bytes(x: jax.Array) -> jax.Array:
+  """`x`, integers of less than 8 bits as int8 or uint8."""
+  if not jnp.issubdtype(x.dtype, jnp.integer) or jnp.iinfo(x.dtype).bits >= 8:
+    return x
+  signed = jnp.issubdtype(x.dtype, jnp.signedinteger)
+  return x.astype(jnp.int8 if signed else jnp.uint8)
+
+
 def sum_dtype(left: Any, right: Any) -> Any:
   """int32 for integers; for floats the wider operand, at least float32."""
   if jnp.issubdtype(left, jnp.integer):

@@ -10,7 +10,9 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxcodesign import tree
 from jaxcodesign.hardware.array_scan import pad, skew, unskew
 
 DATA_BITS = 8
@@ -94,3 +96,13 @@ def sums_of(
   value = jnp.sum(lanes.astype(jnp.uint32) << places, axis=3, dtype=jnp.uint32)
   value = lax.bitcast_convert_type(value << (32 - length), jnp.int32) >> (32 - length)
   return value.transpose(2, 0, 1).reshape(turns * macs, rows)[:pixels]
+
+
+def check_magnitude(name: str, x: Any, bits: int) -> None:
+  """Raises a ValueError if values that are known have more than `bits` bits."""
+  if tree.is_concrete(x) and np.size(x):
+    most = int(np.max(np.abs(np.asarray(x, np.int64))))
+    if most >= 1 << bits:
+      raise ValueError(
+        f"{name} holds a magnitude of {most}: it has more than {bits} bits"
+      )

@@ -87,7 +87,16 @@ def cycles(
   accumulator_bits: int = 32,
   load_bits: int = 8,
 ) -> int:
-  """Cycles of `simulate` in closed form: folds of tiles, each loaded first."""
+  """Cycles of `simulate` in closed form: folds of tiles, each loaded first.
+
+  Raises:
+    ValueError: If a size is below 1, or a number of bits does not exist.
+  """
+  sizes = {"pixels": pixels, "channels": channels, "filters": filters}
+  for name, size in (*sizes.items(), ("rows", rows), ("cols", cols)):
+    if size < 1:
+      raise ValueError(f"{name}={size}: a size is at least 1")
+  _check_bits(accumulator_bits, load_bits)
   folds = -(-filters // rows) * -(-channels // cols)
   load = rows * -(-8 // load_bits)
   return folds * (load + tile_cycles(pixels, rows, cols, accumulator_bits))
@@ -329,6 +338,10 @@ def _check(
     )
   if rows < 1 or cols < 1:
     raise ValueError(f"an array of {rows} x {cols} cells: at least 1 x 1 is needed")
+  _check_bits(accumulator_bits, load_bits)
+
+
+def _check_bits(accumulator_bits: int, load_bits: int) -> None:
   if accumulator_bits not in ACCUMULATOR_BITS:
     raise ValueError(f"accumulator_bits={accumulator_bits} is none of 16, 32")
   if not 1 <= load_bits <= 8:

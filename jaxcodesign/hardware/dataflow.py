@@ -11,8 +11,9 @@ Buffers: what the array reads was written before, each operand once when it arri
 finished result is read once when it leaves, in the accumulator's width.
 
 DRAM:
-  weights that fit their buffer all together stay there: one fetch for all `repeats`.
-    Otherwise every execution fetches them. A weight matrix that outgrows half of the
+  weights that fit their buffer all together stay there: one fetch for all `repeats`,
+    and for all products that use the same one. Otherwise every execution of every
+    product fetches them. A weight matrix that outgrows half of the
     buffer (the other half is being filled) is fetched in every pass over it, unless
     the other operand takes the repetition, whichever is less;
   activations that outgrow half of theirs go out to DRAM and come back, once for every
@@ -55,6 +56,7 @@ class Sizes:
   rhs_elements: jax.Array
   out_elements: jax.Array
   weighted: jax.Array  # 1 where the right operand is a weight
+  own: jax.Array  # share of the weight that no product before has used, on average
 
   @property
   def runs(self) -> jax.Array:
@@ -76,6 +78,9 @@ class Operand(NamedTuple):
 
 def sizes(workload: Workload) -> Sizes:
   """Sizes of all products; element counts that a Gemm leaves at 0 are filled in."""
+  used: dict[str, int] = {}
+  for g in workload.gemms:
+    used[g.rhs] = used.get(g.rhs, 0) + g.rhs_elements
   rows = [
     (
       g.batch,
@@ -87,6 +92,7 @@ def sizes(workload: Workload) -> Sizes:
       g.rhs_elements or g.batch * g.n * g.k * (1 if g.rhs else g.count),
       g.out_elements or g.batch * g.m * g.n,
       bool(g.rhs),
+      min(1.0, g.leaf_elements / used[g.rhs]) if g.rhs and g.leaf_elements else 1.0,
     )
     for g in workload.gemms
   ]
@@ -149,12 +155,14 @@ def _off_chip(
   """Bytes of right operands, left operands and partial sums through DRAM."""
   t = a.temperature
   image, matrix = s.lhs_elements * left.bits / 8, s.n * s.k * right.bits / 8
-  once = s.rhs_elements * right.bits / 8
+  once = s.rhs_elements * s.own * right.bits / 8
   # A right operand that is no weight is an activation: it may stay, but is never kept.
   stays = 1 - exceeds(jnp.sum(s.weighted * once), a.weight.capacity_bytes, t)
   large = exceeds(matrix, a.weight.capacity_bytes / 2, t)
+  # It was made as a whole, all batches of it, before the first product uses it.
+  left_chip = exceeds(s.batch * matrix, a.weight.capacity_bytes / 2, t)
   spills = exceeds(image, a.ifmap.capacity_bytes / 2, t)
-  streamed = s.runs * matrix * jnp.where(s.weighted > 0, 1.0, large)
+  streamed = s.runs * matrix * jnp.where(s.weighted > 0, 1.0, left_chip)
   spilled = s.count * image * spills
   # What a further pass costs: nothing while the operand is on chip.
   passes = edge.weight_reads / (s.batch * s.n * s.k) - 1

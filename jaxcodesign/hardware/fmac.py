@@ -17,6 +17,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxcodesign.hardware.bit_words import check_magnitude
+
 CHUNK_BITS = 2
 
 
@@ -25,7 +27,6 @@ def passes(left_bits: int, right_bits: int) -> int:
   return -(-left_bits // CHUNK_BITS) * -(-right_bits // CHUNK_BITS)
 
 
-@partial(jax.jit, static_argnames=("left_bits", "right_bits"))
 def simulate(
   left: jax.Array,
   left_exponent: jax.Array,
@@ -50,8 +51,33 @@ def simulate(
     had a product other than zero to add. A cell takes groups * passes cycles.
 
   Raises:
-    ValueError: If shapes do not fit or a mantissa has no bits.
+    ValueError: If shapes do not fit, a mantissa has no bits, or known mantissas have
+      more than they should.
   """
+  if min(left_bits, right_bits) < 1:
+    raise ValueError(f"mantissas of {left_bits} and {right_bits} bits: at least 1")
+  for name, x, bits in (("left", left, left_bits), ("right", right, right_bits)):
+    check_magnitude(name, x, bits)
+  return _simulate(
+    left,
+    left_exponent,
+    right,
+    right_exponent,
+    left_bits=left_bits,
+    right_bits=right_bits,
+  )
+
+
+@partial(jax.jit, static_argnames=("left_bits", "right_bits"))
+def _simulate(
+  left: jax.Array,
+  left_exponent: jax.Array,
+  right: jax.Array,
+  right_exponent: jax.Array,
+  *,
+  left_bits: int,
+  right_bits: int,
+) -> tuple[jax.Array, jax.Array]:
   shapes = (left.shape[:2], right.shape[:2])
   fit = left.ndim == right.ndim == 3 and left.shape[1:] == right.shape[1:]
   if not fit or shapes != (left_exponent.shape, right_exponent.shape):
@@ -60,8 +86,6 @@ def simulate(
       f"and {right_exponent.shape}: [m, groups, g], [n, groups, g] and [m, groups], "
       "[n, groups] are needed"
     )
-  if min(left_bits, right_bits) < 1:
-    raise ValueError(f"mantissas of {left_bits} and {right_bits} bits: at least 1")
   across = -(-right_bits // CHUNK_BITS)
   steps = jnp.arange(passes(left_bits, right_bits))
   shape = (left.shape[0], right.shape[0])

@@ -23,6 +23,7 @@ the cell.
 
 import dataclasses
 import itertools
+import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -165,7 +166,7 @@ def at_edges(extent: jax.Array, a: Accelerator) -> dataflow.Traffic:
   """Values between buffers and array, of tiles of `extent` [..., 3] by themselves."""
   m, k, n = extent[..., 0], extent[..., 1], extent[..., 2]
   one = jnp.ones_like(m)
-  sizes = dataflow.Sizes(one, m, k, n, one, m * k, n * k, m * n, one)
+  sizes = dataflow.Sizes(one, m, k, n, one, m * k, n * k, m * n, one, one)
   return dataflow.traffic(a, sizes)
 
 
@@ -304,6 +305,19 @@ def check_sizes(m: int, k: int, n: int) -> None:
   for name, size in (("m", m), ("k", k), ("n", n)):
     if size != int(size) or size < 1:
       raise ValueError(f"{name}={size}: a size is an integer of at least 1")
+
+
+def count(m: int, k: int, n: int, mapping: Mapping) -> int:
+  """Tiles of a legal mapping, one by one.
+
+  Raises:
+    ValueError: If an int32 cannot count them: nobody would wait for them either.
+  """
+  cut = zip((m, k, n), jax.tree.leaves(mapping))
+  found = math.prod(-(-size // int(tile)) for size, tile in cut)
+  if found >= 2**31:
+    raise ValueError(f"{found:,} tiles are too many to simulate: use larger tiles")
+  return found
 
 
 def check(m: int, k: int, n: int, a: Accelerator, mapping: Mapping) -> None:

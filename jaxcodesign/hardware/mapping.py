@@ -88,9 +88,13 @@ def evaluate(
     hot it is finite, and a descent must keep `fill` below 1 itself.
 
   Raises:
-    ValueError: If cycles_per_mac is missing, an option is out of range, or a capacity
-      is known and the energy of such a buffer is not tabulated.
+    ValueError: If a size is known and below 1, cycles_per_mac is missing, an option is
+      out of range, or a capacity is known and the energy of such a buffer is not
+      tabulated.
   """
+  for name, size in (("m", m), ("k", k), ("n", n)):
+    if tree.is_concrete(size) and not np.all(np.asarray(size) >= 1):
+      raise ValueError(f"{name}={size}: a size is at least 1")
   step, latency_s = loops.options(accelerator, cycles_per_mac, latency_s)
   a = loops.numbers(accelerator)
   whole = loops.nest(m, k, n, mapping)
@@ -172,6 +176,7 @@ def simulate(
   are data and nothing recompiles. Arguments and errors are those of `memory.simulate`.
   """
   loops.check(m, k, n, accelerator, mapping)
+  count = loops.count(m, k, n, mapping)
   with jax.enable_x64(True):
     step, latency = loops.options(accelerator, cycles_per_mac, latency_s)
     a = loops.numbers(dataclasses.replace(accelerator, temperature=0.0))
@@ -179,7 +184,7 @@ def simulate(
     nest = lambda dtype: batch(loops.nest(m, k, n, mapping, dtype))
     bounds, _ = _prices(nest(None), a, step, latency)
     exact = nest(jnp.int32)
-    many = jnp.prod(-(-exact.sizes // exact.tiles), axis=1, dtype=jnp.int32)
+    many = jnp.full(1, count, jnp.int32)
     cost = _simulated(exact, bounds, many, a, step, latency)
     return jax.tree.map(lambda x: np.asarray(x)[0], cost)
 

@@ -23,7 +23,6 @@ cycles, stalls and the last write add up to all cycles; no buffer overflows.
 
 import dataclasses
 from functools import partial
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -130,8 +129,7 @@ def simulate(
   whole, a, step, latency_s = _prepare(
     (m, k, n), accelerator, mapping, cycles_per_mac, latency_s
   )
-  cut = zip((m, k, n), jax.tree.leaves(mapping))
-  steps = math.prod(-(-size // int(tile)) for size, tile in cut)
+  steps = loops.count(m, k, n, mapping)
   return _run(whole, a, step, latency_s, steps=steps)
 
 

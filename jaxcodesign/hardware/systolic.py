@@ -20,12 +20,13 @@ cells summed over a trace are m k n.
 """
 
 from functools import partial
+import operator
 from typing import get_args
 
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.array_scan import Trace
+from jaxcodesign.hardware.array_scan import Trace, whole_bytes
 from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.spec import Accounting, Dataflow
 from jaxcodesign.hardware.systolic_moving import moving
@@ -49,8 +50,10 @@ def cycles(
   _check_choices(dataflow, accounting)
   sizes = {"m": m, "k": k, "n": n, "rows": rows, "cols": cols}
   for name, size in sizes.items():
-    if size < 1:
-      raise ValueError(f"{name}={size}: a size is at least 1")
+    if not hasattr(size, "__index__") or size < 1:
+      raise ValueError(f"{name}={size}: a size is an integer of at least 1")
+  # Python's integers: numpy's would wrap.
+  m, k, n, rows, cols = map(operator.index, sizes.values())
   high, wide, time = along(dataflow, m, k, n)
   folds = -(-high // rows) * -(-wide // cols)
   return folds * (time + fill(dataflow, accounting, rows, cols))
@@ -70,7 +73,8 @@ def simulate(
   """Runs a @ b.T on an array of rows x cols cells.
 
   Args:
-    a: [m, k] left operand (activations), integers of up to 32 bits or floats.
+    a: [m, k] left operand (activations), integers of up to 32 bits or floats. Integers
+      of less than 8 bits lie in registers of 8.
     b: [n, k] right operand (weights), integer or float as `a`.
     rows: Cells a column, static.
     cols: Cells a row, static.
@@ -89,6 +93,7 @@ def simulate(
   """
   _check_operands(a, b, rows, cols)
   _check_choices(dataflow, accounting)
+  a, b = whole_bytes(a), whole_bytes(b)
   if dataflow == "os":
     return moving(a, b, rows, cols, accounting, toggles)
   if dataflow == "ws":
@@ -145,7 +150,8 @@ def simulate_packed(
       f"values {list(values.shape)} is needed"
     )
   _check_choices("ws", accounting)
-  lanes = jnp.moveaxis(a, 2, 0)
+  lanes = jnp.moveaxis(whole_bytes(a), 2, 0)
+  values = whole_bytes(values)
   return stationary(lanes, values, channel, rows, cols, accounting, toggles)
 
 
@@ -162,6 +168,10 @@ def _check_operands(a: jax.Array, b: jax.Array, rows: int, cols: int) -> None:
   real = [jnp.issubdtype(x.dtype, jnp.floating) for x in (a, b)]
   if not (all(whole) or all(real)):
     raise ValueError(f"operands {a.dtype} and {b.dtype}: both integers or both floats")
+  if all(whole) and max(a.dtype.itemsize, b.dtype.itemsize) > 4:
+    raise ValueError(
+      f"operands {a.dtype} and {b.dtype}: sums have 32 bits, operands at most as many"
+    )
 
 
 def _check_choices(dataflow: str, accounting: str) -> None:

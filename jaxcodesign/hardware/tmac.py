@@ -18,6 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from jaxcodesign.hardware.bit_words import check_magnitude
 from jaxcodesign.numerics import terms
 
 # The Verilog has 16, for exponents up to 7; HESE carries 8-bit values to exponent 8.
@@ -38,7 +39,6 @@ class TermTrace(NamedTuple):
   largest: jax.Array
 
 
-@partial(jax.jit, static_argnames=("group", "budget", "data_terms", "bits", "encoding"))
 def simulate(
   a: jax.Array,
   b: jax.Array,
@@ -65,8 +65,24 @@ def simulate(
     operands, and the trace.
 
   Raises:
-    ValueError: If shapes do not fit, a budget is below 1 or values have over 8 bits.
+    ValueError: If shapes do not fit, a budget is below 1 or known values have more than
+      `bits` bits; of traced ones the low bits count.
   """
+  for name, x in (("a", a), ("b", b)):
+    check_magnitude(name, x, bits)
+  return _simulate(a, b, group, budget, data_terms, bits, encoding)
+
+
+@partial(jax.jit, static_argnames=("group", "budget", "data_terms", "bits", "encoding"))
+def _simulate(
+  a: jax.Array,
+  b: jax.Array,
+  group: int,
+  budget: int,
+  data_terms: int,
+  bits: int,
+  encoding: terms.Encoding,
+) -> tuple[jax.Array, TermTrace]:
   if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or 0 in a.shape + b.shape:
     raise ValueError(f"operands have shapes {a.shape} and {b.shape}: [m, k], [n, k]")
   if not 1 <= bits <= 8:

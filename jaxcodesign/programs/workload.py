@@ -77,6 +77,8 @@ class Gemm:
     dtype: Of the left operand.
     custom: Whether it stands inside a function with a derivative of its own.
     source: `file:line` of the user's code.
+    leaf_elements: Values of the whole leaf that `rhs` names, 0 if not known: products
+      that use the same values of it again need not fetch them again.
   """
 
   lhs: str = tree.static()
@@ -96,6 +98,7 @@ class Gemm:
   dtype: str = tree.static(default="float32")
   custom: bool = tree.static(default=False)
   source: str = tree.static(default="")
+  leaf_elements: int = tree.static(default=0)
 
   @property
   def name(self) -> str:
@@ -368,4 +371,5 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
     dtype=str(step.ins[1 if flip else 0].dtype),
     custom=site.custom,
     source=site.source,
+    leaf_elements=right.size if right.leaf else 0,
   )

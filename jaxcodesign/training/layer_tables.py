@@ -53,6 +53,8 @@ def one(priced: Priced) -> Table:
 def beside(many: Sequence[Priced]) -> Table:
   """Cycles, utilization and energy of machines side by side; the best is bold."""
   table = _table(many[0].machine.name, "M", "K", "N")
+  table.caption = "folds in one fixed order each; --map searches tiles and orders"
+  table.caption_justify = "left"
   for priced in many:
     for what in ("cycles", "used", "energy"):
       table.add_column(f"{priced.name}\n{what}", justify="right")

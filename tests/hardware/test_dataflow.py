@@ -7,11 +7,13 @@ import pathlib
 
 from hypothesis import given
 from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcodesign.hardware import cost, presets
-from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
+from jaxcodesign.programs.workload import Gemm, VectorOp, Workload, trace
 
 KIB = 1024
 TABLE = pathlib.Path(__file__).parents[1] / "reference" / "cacti_sram.csv"
@@ -170,6 +172,37 @@ def test_a_weight_that_a_loop_reuses_is_fetched_once():
   recurrent = weight_product(1, 128, 128, count=100, distinct=128 * 128)
   assert fetched([recurrent]) == 128 * 128
   assert fetched([recurrent], 10.0) == 128 * 128 / 10
+
+
+def test_a_weight_that_several_products_use_is_fetched_once():
+  def looped(p, x):
+    for _ in range(16):
+      x = jnp.tanh(x @ p["w"])
+    return x
+
+  def scanned(p, x):
+    return jax.lax.scan(lambda x, _: (jnp.tanh(x @ p["w"]), None), x, length=16)[0]
+
+  def sliced(p, x):
+    for i in range(16):
+      x = jnp.tanh(x @ p["stack"][i])
+    return x
+
+  x, w = jnp.zeros((1, 64)), jnp.zeros((64, 64))
+  moved = lambda work, n: float(
+    cost.exact(work, presets.int8_45nm(), repeats=n).product_dram_bytes.sum()
+  )
+  for n in (1.0, 100.0):
+    for fn in (looped, scanned):
+      assert moved(trace(fn)({"w": w}, x), n) == pytest.approx(64 * 64 / n)
+    stack = {"stack": jnp.zeros((16, 64, 64))}
+    assert moved(trace(sliced)(stack, x), n) == pytest.approx(16 * 64 * 64 / n)
+
+
+def test_an_activation_on_the_right_leaves_the_chip_as_a_whole():
+  # 8 heads of 64 x 64 fit half of 128 KiB, 32 do not: each head is read in one pass.
+  assert fetched([Gemm("", "", 8, 1, 64, 64)]) == 0
+  assert fetched([Gemm("", "", 32, 1, 64, 64)]) == 32 * 64 * 64
 
 
 def test_products_of_activations_are_never_kept_between_repeats():

@@ -50,6 +50,15 @@ def test_a_mapping_costs_what_the_simulator_finds(tiles):
   np.testing.assert_allclose(cost.energy_j, float(priced.energy_j) + more, rtol=1e-9)
 
 
+def test_what_nobody_would_wait_for_is_refused():
+  cut = mapping.Mapping(1, 1, 1)
+  for run in (mapping.simulate, memory.simulate):
+    with pytest.raises(ValueError, match=r"68,719,476,736 tiles are too many"):
+      run(4096, 4096, 4096, SMALL, cut)
+  with pytest.raises(ValueError, match="k=0: a size is at least 1"):
+    mapping.evaluate(3, 0, 3, SMALL, cut)
+
+
 def test_a_product_that_fits_nowhere_is_named():
   wide = dataclasses.replace(SMALL, rows=256.0, cols=256.0)
   big = Workload((Gemm("", "w", 1, 5000, 5000, 5000),))

@@ -1,7 +1,6 @@
 """The cycle-level array against numpy, closed forms, a loop over cells, SCALE-Sim."""
 
 import csv
-import os
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -31,8 +30,7 @@ def exact(a, b):
 size = st.integers(1, 40)
 
 
-# Every example compiles: SYSTOLIC_EXAMPLES=2000 takes a quarter of an hour.
-@settings(max_examples=int(os.environ.get("SYSTOLIC_EXAMPLES", "16")))
+@settings(max_examples=16)
 @given(
   size,
   size,
@@ -146,6 +144,20 @@ def test_extreme_sums_wrap_as_a_register_does(dataflow):
   assert int(product[0, 0]) == (3 * (2**15 - 1) ** 2 + 2**31) % 2**32 - 2**31
 
 
+def test_narrow_integers_lie_in_bytes_and_numpy_sizes_do_not_wrap():
+  a = np.array([[1, -8, 7], [5, -5, 0]])
+  narrow = jnp.asarray(a, jnp.int4)
+  product, trace = systolic.simulate(narrow, narrow, rows=2, cols=2, dataflow="ws")
+  wide, same = systolic.simulate(
+    a.astype(np.int8), a.astype(np.int8), rows=2, cols=2, dataflow="ws"
+  )
+  np.testing.assert_array_equal(product, a @ a.T)
+  np.testing.assert_array_equal(product, wide)
+  jax.tree.map(np.testing.assert_array_equal, trace, same)
+  sizes = [np.int32(x) for x in (200_000, 50_000, 50_000, 8, 8)]
+  assert systolic.cycles(*sizes, "os") == 25_000 * 6_250 * (50_000 + 23)
+
+
 def plain(a, b):
   return jnp.matmul(a, b.T, preferred_element_type=jnp.float32)
 
@@ -252,5 +264,14 @@ def test_mixed_kinds_packed_shapes_and_sizes_are_refused():
     systolic.simulate_packed(x, x, x, rows=4, cols=4)
   with pytest.raises(ValueError, match="an integer for each"):
     systolic.simulate_packed(x[:, :, None], x, x[:2], rows=4, cols=4)
-  with pytest.raises(ValueError, match="k=0"):
-    systolic.cycles(3, 0, 3, 4, 4, "os")
+  for wrong in (0, 2.5):
+    with pytest.raises(ValueError, match=f"k={wrong}: a size is an integer"):
+      systolic.cycles(3, wrong, 3, 4, 4, "os")
+  with jax.enable_x64(True), pytest.raises(ValueError, match="sums have 32 bits"):
+    systolic.simulate(
+      np.ones((3, 4), np.int64),
+      np.ones((3, 4), np.int64),
+      rows=4,
+      cols=4,
+      dataflow="os",
+    )

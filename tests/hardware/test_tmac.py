@@ -111,9 +111,13 @@ def test_bad_input_is_refused():
       tmac.simulate(x, x, **(fine | change))
   with pytest.raises(ValueError, match="shapes"):
     tmac.simulate(x, x[:, :3], **fine)
+  with pytest.raises(ValueError, match=r"b holds a magnitude of 256: .* 8 bits"):
+    tmac.simulate(x, -256 * x, **fine)
   with pytest.raises(ValueError, match="mantissas"):
     fmac.simulate(x, x, x, x, left_bits=2, right_bits=2)
   mantissa = x[:, None]
+  with pytest.raises(ValueError, match=r"right holds a magnitude of 4: .* 2 bits"):
+    fmac.simulate(mantissa, x[:, :1], 4 * mantissa, x[:, :1], left_bits=2, right_bits=2)
   with pytest.raises(ValueError, match="at least 1"):
     fmac.simulate(mantissa, x[:, :1], mantissa, x[:, :1], left_bits=0, right_bits=2)
 
