@@ -1,7 +1,8 @@
 """Chips that one can buy, as the few numbers a roofline needs, each with its source.
 
-Peaks are dense operations a second (2 a multiply-accumulate); vendors' sparse figures
-are twice as high. What is marked recalled was not re-read in its source.
+Peaks are dense operations a second (2 a multiply-accumulate), but for the WSE-3, of
+which only the sparse one is published; vendors' sparse figures are twice as high. What
+is marked recalled was not re-read in its source.
 
 Errors of widespread tables, corrected here: the TPU v6e's memory moves 1,640 GB/s, not
 TB/s, and "two 256 x 256 MXUs" do not give its peak at any plausible clock, so peaks are
@@ -10,16 +11,28 @@ data, never derived from cells and clock; an H100 SXM has 80 GB (94 GB is the H1
 no external memory, and its 125 PFLOP/s count sparsity.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware.energy import Sourced
 
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
+
+# Units that represent every value of a format; fp8 is both E4M3 and E5M2.
+HELD_BY = {
+  "fp32": ("fp32",),
+  "bf16": ("bf16", "fp32"),
+  "fp16": ("fp16", "fp32"),
+  "fp8": ("fp8", "bf16", "fp16", "fp32"),
+  "fp4": ("fp4", "fp8", "bf16", "fp16", "fp32"),
+  "int8": ("int8", "bf16", "fp16", "fp32"),
+  "int4": ("int4", "int8", "fp8", "bf16", "fp16", "fp32"),
+}
 
 
 @tree.pytree
@@ -33,50 +46,91 @@ class Chip:
     peak_op_s: Dense operations a second by format.
     bandwidth_bytes_s: Of the memory that holds the weights.
     memory_bytes: Its capacity.
-    on_chip_bytes: SRAM, all levels that a table states.
-    power_w: Board or module; 0 where none is published.
-    area_mm2: Of all dies; 0 where none is published.
+    on_chip_bytes: SRAM, all levels that a table states; 0 where none is published,
+      as for the next three.
+    power_w: Board or module.
+    area_mm2: Of all dies.
     node_nm: Of the process, as named.
+    notes: What makes a number other than its attribute says.
+
+  Raises:
+    ValueError: When made without a peak, with an unknown format, or with a number that
+      is known and negative or not finite; or 0, where that does not mean unpublished.
   """
 
   name: str = tree.static()
   source: str = tree.static()
-  recalled: tuple[str, ...] = tree.static(default=())
-  peak_op_s: Mapping[str, jax.typing.ArrayLike] = dataclasses.field(
-    default_factory=dict
-  )
-  bandwidth_bytes_s: jax.typing.ArrayLike = 0.0
-  memory_bytes: jax.typing.ArrayLike = 0.0
+  recalled: tuple[str, ...] = tree.static()
+  peak_op_s: Mapping[str, jax.typing.ArrayLike]
+  bandwidth_bytes_s: jax.typing.ArrayLike
+  memory_bytes: jax.typing.ArrayLike
   on_chip_bytes: jax.typing.ArrayLike = 0.0
   power_w: jax.typing.ArrayLike = 0.0
   area_mm2: jax.typing.ArrayLike = 0.0
   node_nm: float = tree.static(default=0.0)
+  notes: str = tree.static(default="")
 
-  def peak(self, left: str, right: str) -> Any:
-    """Operations a second on products of two formats: those of the wider one.
+  def __post_init__(self):
+    if not self.peak_op_s:
+      raise ValueError("Chip.peak_op_s is empty: give the peak of one format at least")
+    for name, peak in self.peak_op_s.items():
+      check_format(name)
+      _check_number(f"peak_op_s[{name!r}]", peak)
+    for name in ("bandwidth_bytes_s", "memory_bytes"):
+      _check_number(name, getattr(self, name))
+    for name in ("on_chip_bytes", "power_w", "area_mm2", "node_nm"):
+      _check_number(name, getattr(self, name), zero="; 0 is unpublished")
 
-    A format without units of its own is computed in the next wider one that has them:
-    int4 weights are unpacked.
+  def unit(self, left: str, right: str) -> str:
+    """The format of the units that multiply two formats; the same for either order.
+
+    Units must represent all values of both, as `HELD_BY` says, and the narrowest that
+    do are taken. Two integers go to integer units if any are wide enough, to floats
+    otherwise: int4 is unpacked to int8, else to fp8 or bf16, all exact, and never to
+    fp4. Floats go to floats only, since integer units have no exponents: fp8 to bf16
+    or fp16. A float and an integer go to the floats that hold both: fp8 and int8 to
+    bf16, fp8 and int4 to fp8. bf16 and fp16 hold one another's values only in fp32.
 
     Raises:
-      ValueError: If a format is unknown or no unit is wide enough.
+      ValueError: If a format is unknown or no unit holds both.
     """
     for name in (left, right):
-      if name not in BITS:
-        raise ValueError(f"format {name!r} is none of {', '.join(BITS)}")
-    wide = max((left, right), key=lambda name: BITS[name])
-    if wide in self.peak_op_s:
-      return self.peak_op_s[wide]
-    wider = [name for name in self.peak_op_s if BITS[name] >= BITS[wide]]
-    if not wider:
+      check_format(name)
+    integers = left.startswith("int") and right.startswith("int")
+    fit = [
+      name
+      for name in BITS
+      if name in self.peak_op_s and name in HELD_BY[left] and name in HELD_BY[right]
+    ]
+    if not fit:
+      both = left if left == right else f"both {left} and {right}"
       raise ValueError(
-        f"{self.name} has units for {', '.join(self.peak_op_s)}: none holds {wide}"
+        f"{self.name} has units for {', '.join(self.peak_op_s)}: none holds {both}"
       )
-    return self.peak_op_s[min(wider, key=lambda name: BITS[name])]
+    floats_last = lambda name: integers and not name.startswith("int")
+    return min(fit, key=lambda name: (floats_last(name), BITS[name]))
+
+  def peak(self, left: str, right: str) -> Any:
+    """Operations a second on products of two formats, those of their `unit`."""
+    return self.peak_op_s[self.unit(left, right)]
 
   def ridge(self, name: str) -> Any:
     """Operations a byte at which compute and memory take equally long."""
     return self.peak(name, name) / self.bandwidth_bytes_s
+
+
+def check_format(name: str) -> None:
+  """Raises a ValueError if `name` is no format of BITS."""
+  if name not in BITS:
+    raise ValueError(f"format {name!r} is none of {', '.join(BITS)}")
+
+
+def _check_number(name: str, leaf: Any, zero: str = "") -> None:
+  if not tree.is_concrete(leaf):
+    return
+  found = np.asarray(leaf)
+  if not np.all(np.isfinite(found) & ((found > 0) | (bool(zero) & (found == 0)))):
+    raise ValueError(f"Chip.{name}={leaf} must be positive and finite{zero}")
 
 
 _GPU = "NVIDIA datasheets as collected in the Stas Bekman ML engineering tables"
@@ -88,14 +142,13 @@ def h100_sxm() -> Chip:
   """H100 SXM5, 132 SMs with 528 tensor cores.
 
   fp32 67, fp16 989, bf16 989, fp8 1979, int8 1979 Top/s (1.83 GHz x 512 FMA x 2 x 528
-  = 989.4 T, derived). Memory 80 GB at 3350 GB/s. On chip 83 MB: L2 50, L1 33 (derived).
-  700 W, 814 mm2, 4 nm (4N). Source: NVIDIA datasheets as collected in the Stas Bekman
-  ML engineering tables.
+  = 989.4 T, derived). Memory 80 GB at 3350 GB/s. On chip 84.6 MB: L2 50 MB, L1
+  132 x 256 KiB = 33 MiB (derived). 700 W, 814 mm2, 4 nm (4N). Source: NVIDIA
+  datasheets as collected in the Stas Bekman ML engineering tables.
   """
   peak = {"fp16": 989e12, "bf16": 989e12, "fp8": 1979e12, "int8": 1979e12}
-  return Chip(
-    "H100 SXM", _GPU, (), {"fp32": 67e12} | peak, 3.35e12, 80e9, 83e6, 700.0, 814.0, 4.0
-  )
+  size = (3.35e12, 80e9, 84.6e6, 700.0, 814.0, 4.0)
+  return Chip("H100 SXM", _GPU, (), {"fp32": 67e12} | peak, *size)
 
 
 def b200() -> Chip:
@@ -177,7 +230,8 @@ def wse3() -> Chip:
   """
   source = "Cerebras WSE-3 announcement and comparisons of it, four agreeing"
   size = (21e15, 44e9, 44e9, 23e3, 46225.0, 5.0)
-  return Chip("WSE-3", source, (), {"fp16": 125e15}, *size)
+  notes = "the peak is the sparse one, the memory on-wafer SRAM"
+  return Chip("WSE-3", source, (), {"fp16": 125e15}, *size, notes)
 
 
 def alveo_u250() -> Chip:
@@ -216,10 +270,30 @@ CHIPS = {
   "u280": alveo_u280,
 }
 
-# Largest share of the peak that products reached in public measurements.
+# What the largest products reached in public measurements.
 ACHIEVABLE = {
   ("h100", "bf16"): Sourced(794.5e12, "op/s", 4, f"{_GPU}, measured products"),
   ("h100", "fp8"): Sourced(1403e12, "op/s", 4, f"{_GPU}, measured products"),
   ("b200", "bf16"): Sourced(1745e12, "op/s", 4, f"{_GPU}, measured products"),
   ("b200", "fp8"): Sourced(3433e12, "op/s", 4, f"{_GPU}, measured products"),
 }
+
+
+def achievable(name: str, units: Iterable[str]) -> Chip:
+  """A chip of CHIPS with what products reached instead of the peaks of `units`.
+
+  Raises:
+    ValueError: If there is no such chip, or no measurement of it in one of `units`.
+  """
+  if name not in CHIPS:
+    raise ValueError(f"chip {name!r} is none of {', '.join(CHIPS)}")
+  chip = CHIPS[name]()
+  for unit in units:
+    if (name, unit) not in ACHIEVABLE:
+      known = ", ".join(" ".join(key) for key in ACHIEVABLE)
+      raise ValueError(
+        f"what {chip.name} achieves in {unit} is not known, only {known}: give a share "
+        "of the peak instead"
+      )
+  reached = {unit: ACHIEVABLE[name, unit].value for unit in units}
+  return dataclasses.replace(chip, peak_op_s={**chip.peak_op_s, **reached})

@@ -65,7 +65,8 @@ def evaluate(
     workload: From `trace`.
     accelerator: Leaves may be traced or batched by vmap.
     policy: Formats of operands, as given to `quantize`; operands without one have the
-      native width of the cell.
+      native width of the cell. Budgets, mantissas and the bits of a `Width`, which
+      stands for a `Fixed`, may be traced and have derivatives.
     repeats: Executions on new data, one after the other, over which weights that stay
       on chip are fetched once; at least 1. The report is for one execution.
 
@@ -73,12 +74,15 @@ def evaluate(
     A `CostReport` of scalars and [L] arrays, L the products of the workload.
 
   Raises:
-    ValueError: If the workload has no product, a rule of `policy` decides none, a group
-      of a format does not divide its contraction, a budget or `repeats` is below 1, or
-      the capacity of a buffer is known and not tabulated (traced, it costs NaN).
+    ValueError: If the workload has no product, or one with a size below 1, a rule of
+      `policy` decides none, a group of a format does not divide its contraction, a
+      budget or `repeats` is below 1, or the capacity of a buffer is known and not
+      tabulated (traced, it costs NaN).
   """
   if not workload.gemms:
     raise ValueError("the workload has no matrix product: nothing to run on an array")
+  for g in workload.gemms:
+    _check_sizes(g)
   if tree.is_concrete(repeats) and not np.all(np.asarray(repeats) >= 1):
     raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
   number = lambda x: jnp.asarray(x, jnp.result_type(float))
@@ -135,6 +139,31 @@ def exact(workload: Workload, accelerator: Accelerator, **options: Any) -> CostR
     return jax.tree.map(np.asarray, report)
 
 
+class Folded(NamedTuple):
+  """What the array does for each product, all its runs; [L]."""
+
+  folds: jax.Array
+  cycles: jax.Array  # stalls left out
+  edges: dataflow.Traffic  # values, of all executions
+
+
+def folded(
+  workload: Workload, accelerator: Accelerator, *, policy: precision.Policy = ()
+) -> Folded:
+  """Folds, cycles and accesses of the array by itself, as `evaluate` counts them.
+
+  Arguments and errors are those of `evaluate`.
+  """
+  a, s = _priceable(accelerator), dataflow.sizes(workload)
+  step = steps(a.mac, *_operands(workload, a.mac, policy), native=not policy)
+  edges = dataflow.traffic(_deep(a, step.lanes), s)
+  high, wide, _ = along(a.dataflow, s.m, _covering(s.k, step.lanes), s.n)
+  folds = ceil(high / a.rows, a.temperature) * ceil(wide / a.cols, a.temperature)
+  cycles = fold_cycles(a, s.m, s.k, s.n, step.cycles, step.lanes)
+  total = dataflow.Traffic(*(s.count * x for x in edges))
+  return Folded(s.runs * folds, s.runs * cycles, total)
+
+
 def fold_cycles(
   a: Accelerator, m: Any, k: Any, n: Any, step: Any, lanes: Any = 1
 ) -> jax.Array:
@@ -152,9 +181,11 @@ def fold_cycles(
   Both were measured on bit-parallel cells. That a serial cell passes operands on in one
   cycle, and so fills and drains in as many, is an assumption.
   """
-  rows, cols, time = along(a.dataflow, m, _covering(k, lanes), n)
-  folds = ceil(rows / a.rows, a.temperature) * ceil(cols / a.cols, a.temperature)
-  return folds * (time * step + fill(a.dataflow, a.accounting, a.rows, a.cols))
+  high, wide, time = along(a.dataflow, m, _covering(k, lanes), n)
+  # In floating point: sums of small integers overflow.
+  rows, cols = (jnp.asarray(x, jnp.result_type(float)) for x in (a.rows, a.cols))
+  folds = ceil(high / rows, a.temperature) * ceil(wide / cols, a.temperature)
+  return folds * (time * step + fill(a.dataflow, a.accounting, rows, cols))
 
 
 def steps(mac: Mac, left: Operand, right: Operand, *, native: bool = False) -> Steps:
@@ -166,10 +197,11 @@ def steps(mac: Mac, left: Operand, right: Operand, *, native: bool = False) -> S
     right: Weights.
     native: The operands are known to be as wide as the cell.
 
-  The numbers of passes, chunks and fused cells are whole at any temperature: an operand
-  that fits the cell exactly is the usual case. Chunks have the derivative of the line
-  through full chunks; passes and fused cells have none, but narrower operands of a
-  parallel cell switch less, smoothly.
+  The numbers of passes, chunks, fused cells and terms are whole at any temperature: an
+  operand that fits the cell exactly is the usual case. Their derivatives are those of
+  the line through full ones, a secant of the steps: 1 / W passes a bit beyond the W
+  bits of the cell and none below, where one pass is the least, half as much at W. Of
+  operands narrower than a parallel cell switched energy is smooth.
   """
   if mac.kind == "term_serial":
     cycles = left.terms * right.terms
@@ -178,8 +210,8 @@ def steps(mac: Mac, left: Operand, right: Operand, *, native: bool = False) -> S
       left.bits, mac.activation_bits
     )
   else:
-    over_weight = jnp.ceil(right.bits / mac.weight_bits)
-    over_image = jnp.ceil(left.bits / mac.activation_bits)
+    over_weight = _passes(right.bits, mac.weight_bits)
+    over_image = _passes(left.bits, mac.activation_bits)
     if mac.kind == "bit_serial":
       cycles = left.bits * over_weight
     else:
@@ -217,6 +249,22 @@ def _cells(
   return busy, work, idle
 
 
+def _check_sizes(g: Gemm) -> None:
+  for name in ("batch", "m", "k", "n", "count"):
+    size = getattr(g, name)
+    if size < 1:
+      raise ValueError(
+        f"product {g.name or 'of activations'}: {name}={size}, a size is at least 1; "
+        "leave products of empty arrays out of the workload"
+      )
+
+
+def _passes(bits: Any, width: Any) -> jax.Array:
+  """Passes of a cell of `width` over operands of `bits`."""
+  x = bits / width
+  return straight_through(jnp.maximum(x, 1.0), jnp.maximum(jnp.ceil(x), 1.0))
+
+
 def _chunks(bits: Any, width: Any) -> jax.Array:
   """Chunks of the magnitude, each of a sign and `width` - 1 bits."""
   return straight_through_ceil((bits - 1) / (width - 1))
@@ -224,12 +272,14 @@ def _chunks(bits: Any, width: Any) -> jax.Array:
 
 def _fused(bits: Any, width: Any) -> jax.Array:
   """Multipliers of `bits` that one of `width` splits into, along one operand."""
-  return jnp.maximum(jnp.floor(width / jnp.maximum(bits, 2.0)), 1.0)
+  x = width / jnp.maximum(bits, 2.0)
+  return straight_through(jnp.maximum(x, 1.0), jnp.maximum(jnp.floor(x), 1.0))
 
 
 def _covering(k: Any, lanes: Any) -> Any:
   """Steps that cover a contraction."""
-  return k if isinstance(lanes, int) and lanes == 1 else jnp.ceil(k / lanes)
+  one = isinstance(lanes, int) and lanes == 1
+  return k if one else straight_through_ceil(k / lanes)
 
 
 def _deep(a: Accelerator, lanes: Any) -> Accelerator:

@@ -2,14 +2,12 @@
 
 import csv
 import io
-import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import cost, dataflow
-from jaxcodesign.hardware.folding import along, fill
+from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Workload
@@ -74,25 +72,19 @@ def price(
   """
   report = cost.exact(workload, machine, policy=policy)
   with jax.enable_x64(True):
-    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), machine)
-    sizes = dataflow.sizes(workload)
-    edges = [np.asarray(sizes.count * x) for x in dataflow.traffic(wide, sizes)]
-  left, right, writes, again = edges
-  reads = left + right + again
-  rows, cols = float(np.asarray(machine.rows)), float(np.asarray(machine.cols))
-  edge = fill(machine.dataflow, machine.accounting, rows, cols)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (machine, policy))
+    array = cost.folded(workload, wide[0], policy=wide[1])
+    array = jax.tree.map(np.asarray, array)
+  edges = array.edges
+  reads = edges.ifmap_reads + edges.weight_reads + edges.ofmap_reads
   layers = []
   for i, g in enumerate(workload.gemms):
-    high, broad, steps = along(machine.dataflow, g.m, g.k, g.n)
-    runs = g.batch * g.count
-    folds = runs * math.ceil(high / rows) * math.ceil(broad / cols)
-    cycles, used = report.product_cycles[i], report.product_utilization[i]
-    step = used * cycles * rows * cols / g.macs  # cycles of a multiply-accumulate
     layers.append(
       LayerCost(
-        g.name, runs, g.m, g.k, g.n, folds,
-        float(folds * (steps * step + edge)), float(cycles), float(used),
-        float(reads[i]), float(writes[i]), float(report.product_dram_bytes[i]),
+        g.name, g.batch * g.count, g.m, g.k, g.n, int(array.folds[i]),
+        float(array.cycles[i]), float(report.product_cycles[i]),
+        float(report.product_utilization[i]), float(reads[i]),
+        float(edges.ofmap_writes[i]), float(report.product_dram_bytes[i]),
         float(report.product_time_s[i]), float(report.product_energy_j[i]),
       )
     )  # fmt: skip

@@ -1,24 +1,32 @@
 """Bit-serial and bit-level accelerators by their cycle laws.
 
-All share one schedule, that of the Toronto DNNsim: a step is one kernel position times
-a brick of `lanes` input channels, for a group of `windows` output pixels (row by row)
-and a block of `filters` output channels at once. They differ in the cycles of a step,
-with p_a, p_w the bits of activations and weights:
+All share one schedule, that of the Toronto DNNsim, see `bricks`. They differ in the
+cycles of a step, with p_a, p_w the bits of activations and weights:
 
   dadiannao         1, the bit-parallel baseline
   stripes           p_a, and a cycle for the sign
-  dynamic_stripes   the highest set bit of the step's activations, counted from 1
-  loom              ceil(that / bits_per_cycle) * p_w
+  dynamic_stripes   the highest set bit of the step's activations, counted from 1, and a
+                    cycle for the sign if they are signed; from the lowest set bit of
+                    them all if `trim`
+  loom              ceil(that, not trimmed / bits_per_cycle) * p_w; if `dynamic_weights`
+                    p_w is the highest set bit of the step's weights, and the sign,
+                    at most the given p_w
   pragmatic         one-bits of the slowest activation; with first-stage shifters of B
                     bits a lane waits while its lowest bit is 2^B or more above the
-                    lowest of its window's lanes
+                    lowest of its window's lanes; windows wait for the slowest, but for
+                    `run_ahead` steps
   laconic           most pairs of a term of an activation and one of its weight
   shift_accumulate  p_a; weights are powers of two, so a bit is shifted, not multiplied
   bit_fusion        1 for floor(8/max(p_a, 2)) * floor(8/max(p_w, 2)) times the lanes,
-                    one pixel at a time
+                    one pixel at a time; a signed activation has p_a + 1 bits
 
 Each takes at least one cycle a step. `peer_scan` has the ones whose cycles depend on
 data as simulators that compute the product as well.
+
+Set bits are those of magnitudes; Pragmatic and Laconic negate the terms of a negative
+activation at no cost. Weights are two's complement of p_w bits in all of
+them, -2^(p_w - 1) included and 2^(p_w - 1) not, also where a magnitude and a sign are
+what multiplies (Laconic, shift-accumulate).
 
 References: Judd et al., "Stripes", MICRO 2016; Delmas et al., "Dynamic Stripes", 2017;
 Sharify et al., "Loom", DAC 2018; Albericio et al., "Bit-Pragmatic", MICRO 2017; Sharify
@@ -27,143 +35,51 @@ et al., "Laconic", ISCA 2019; Sharma et al., "Bit Fusion", ISCA 2018; McDanel et
 """
 
 from collections.abc import Callable
-import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign.hardware.bricks import DNNSIM as DNNSIM
+from jaxcodesign.hardware.bricks import Bricks, Tile
+from jaxcodesign.hardware.bricks import bricks as bricks
 from jaxcodesign.numerics import terms
 
 
-@dataclasses.dataclass(frozen=True)
-class Tile:
-  """How much an accelerator does in a step; DNNsim's sizes by default.
-
-  Attributes:
-    lanes: Input channels.
-    windows: Output pixels.
-    filters: Output channels.
-    activation_bits: p_a.
-    weight_bits: p_w, the sign included.
-    bits_per_cycle: Activation bits that Loom takes at once.
-    shift_bits: B of Pragmatic's first stage; None is a full shifter (1-stage).
-    encoding: Terms of Laconic, one of `terms.ENCODINGS`.
-  """
-
-  lanes: int = 16
-  windows: int = 16
-  filters: int = 256
-  activation_bits: int = 8
-  weight_bits: int = 8
-  bits_per_cycle: int = 1
-  shift_bits: int | None = None
-  encoding: terms.Encoding = "binary"
-
-  def __post_init__(self):
-    for field in ("lanes", "windows", "filters", "activation_bits", "weight_bits"):
-      if getattr(self, field) < 1:
-        raise ValueError(f"Tile.{field}={getattr(self, field)}: at least 1 is needed")
-    if self.bits_per_cycle < 1:
-      raise ValueError(f"Tile.bits_per_cycle={self.bits_per_cycle}: at least 1")
-    if self.shift_bits is not None and self.shift_bits < 0:
-      raise ValueError(f"Tile.shift_bits={self.shift_bits}: 0 or more, or None")
-
-
-DNNSIM = Tile()
-
-
-class Bricks(NamedTuple):
-  """A convolution cut into steps; padding is zero.
-
-  Attributes:
-    activations: int32 [groups, steps, windows, lanes], not negative.
-    weights: int32 [blocks, steps, filters, lanes].
-    pixels: Windows that are none of the padding.
-    channels: Input channels that are none of the padding.
-  """
-
-  activations: jax.Array
-  weights: jax.Array
-  pixels: int
-  channels: int
-
-
-def bricks(
-  activations: jax.Array,
-  weights: jax.Array,
-  *,
-  stride: int = 1,
-  padding: int = 0,
-  tile: Tile = DNNSIM,
-) -> Bricks:
-  """Cuts a convolution into steps.
-
-  Args:
-    activations: [channels, height, width] integers, none negative.
-    weights: [filters, channels, kernel height, kernel width] integers.
-    stride: Of the window, both ways.
-    padding: Zeros around the image.
-    tile: Sizes of a step.
-
-  Raises:
-    ValueError: If shapes or values do not fit.
-  """
-  if activations.ndim != 3 or weights.ndim != 4:
-    raise ValueError(
-      f"activations {activations.shape} and weights {weights.shape}: [channels, "
-      "height, width] and [filters, channels, height, width] are needed"
-    )
-  if activations.shape[0] != weights.shape[1]:
-    raise ValueError(
-      f"{activations.shape[0]} channels of activations, {weights.shape[1]} of weights"
-    )
-  _check_range(activations, weights, tile)
-  x = np.asarray(activations, np.int32)
-  w = np.asarray(weights, np.int32)
-  x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
-  kernel = w.shape[2:]
-  if any(size < k for size, k in zip(x.shape[1:], kernel)):
-    raise ValueError(f"a kernel of {kernel} is larger than the image {x.shape[1:]}")
-  seen = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=(1, 2))
-  seen = seen[:, ::stride, ::stride]  # [channels, out height, out width, *kernel]
-  channels, high, wide = seen.shape[:3]
-  # Windows row by row, steps by kernel position and brick.
-  seen = seen.transpose(1, 2, 3, 4, 0).reshape(high * wide, -1, channels)
-  seen = _cut(_cut(seen, 0, tile.windows), 3, tile.lanes)
-  seen = seen.transpose(0, 2, 3, 1, 4)
-  held = _cut(_cut(w.transpose(0, 2, 3, 1), 0, tile.filters), 4, tile.lanes)
-  held = held.transpose(0, 2, 3, 4, 1, 5)
-  steps = seen.shape[1] * seen.shape[2]
-  return Bricks(
-    jnp.asarray(seen.reshape(seen.shape[0], steps, *seen.shape[3:])),
-    jnp.asarray(held.reshape(held.shape[0], steps, *held.shape[4:])),
-    high * wide,
-    channels,
-  )
-
-
-def cycles(name: str, cut: Bricks, tile: Tile = DNNSIM) -> int:
+def cycles(name: str, cut: Bricks, tile: Tile | None = None) -> int:
   """Compute cycles of a convolution on the accelerator `name`, an exact integer.
 
+  Args:
+    name: One of PEERS.
+    cut: From `bricks`.
+    tile: With other options than the one of `cut`, of equal sizes and bits; None is
+      that one.
+
   Raises:
-    ValueError: If the accelerator does not exist, or cannot hold the weights.
+    ValueError: If the accelerator does not exist, cannot hold the weights or signed
+      activations, or `tile` has other sizes.
   """
   each = np.asarray(step_cycles(name, cut, tile), np.int64)
   return int(each.sum())
 
 
-def step_cycles(name: str, cut: Bricks, tile: Tile = DNNSIM) -> jax.Array:
+def step_cycles(name: str, cut: Bricks, tile: Tile | None = None) -> jax.Array:
   """Cycles of every step, int32 [groups, blocks, steps]; bit_fusion: [pixels, ...].
+
+  Where windows run ahead, a step's are those until all have finished it, counted from
+  when all had finished the one before.
 
   Raises:
     ValueError: As `cycles`.
   """
   if name not in PEERS:
     raise ValueError(f"accelerator {name!r} is none of {', '.join(PEERS)}")
+  tile = cut.options(tile)
   if name == "shift_accumulate":
+    if tile.signed:
+      raise ValueError("shift_accumulate streams unsigned data: Tile.signed=True")
     magnitude = np.abs(np.asarray(cut.weights))
     if np.any(magnitude & (magnitude - 1)):
       raise ValueError("shift_accumulate holds powers of two: round the weights first")
@@ -192,22 +108,74 @@ def _serial(cut: Bricks, tile: Tile) -> jax.Array:
   return _one(cut, tile) * tile.activation_bits
 
 
+def span(x: jax.Array, axis: Any, trim: bool) -> tuple[jax.Array, jax.Array]:
+  """Places [low, top) over `axis` that hold all set bits of the magnitudes of `x`.
+
+  `low` is 0 unless `trim`; both are 0 if nothing is set.
+  """
+  magnitude = jnp.abs(x)
+  top = jnp.max(precision(magnitude), axis=axis)
+  if not trim:
+    return jnp.zeros_like(top), top
+  zeros = jax.lax.population_count((magnitude & -magnitude) - 1)  # 32 below 0 itself
+  return jnp.minimum(jnp.min(zeros, axis=axis), top), top
+
+
+def weight_width(w: jax.Array, axis: Any, tile: Tile) -> jax.Array:
+  """p_w of Loom over `axis`: two's complement, so never more than `weight_bits`."""
+  _, top = span(w, axis, False)
+  needed = jnp.minimum(top + 1, tile.weight_bits)
+  return needed if tile.dynamic_weights else jnp.full_like(top, tile.weight_bits)
+
+
 def _dynamic_stripes(cut: Bricks, tile: Tile) -> jax.Array:
-  del tile
-  return jnp.max(precision(cut.activations), axis=(2, 3))[:, None]
+  low, top = span(cut.activations, (2, 3), tile.trim)
+  return (top - low + tile.sign_bits)[:, None]
 
 
 def _loom(cut: Bricks, tile: Tile) -> jax.Array:
-  bits = jnp.maximum(_dynamic_stripes(cut, tile), 1)
-  return -(-bits // tile.bits_per_cycle) * tile.weight_bits
+  _, top = span(cut.activations, (2, 3), False)
+  chunks = -(-jnp.maximum(top + tile.sign_bits, 1) // tile.bits_per_cycle)
+  return chunks[:, None] * weight_width(cut.weights, (2, 3), tile)[None]
 
 
 def _pragmatic(cut: Bricks, tile: Tile) -> jax.Array:
+  x = jnp.abs(cut.activations)
   if tile.shift_bits is None:
-    ones = jax.lax.population_count(cut.activations)
-    return jnp.max(ones, axis=(2, 3))[:, None]
-  waits = partial(column_cycles, reach=1 << tile.shift_bits, bits=tile.activation_bits)
-  return jnp.max(jax.jit(waits)(cut.activations), axis=2)[:, None]
+    each = jnp.max(jax.lax.population_count(x), axis=3)
+  else:
+    reach = 1 << tile.shift_bits
+    waits = partial(column_cycles, reach=reach, bits=tile.activation_bits)
+    each = jax.jit(waits)(x)
+  if not tile.run_ahead:
+    return jnp.max(each, axis=2)[:, None]
+  return jax.vmap(partial(ahead, steps_ahead=tile.run_ahead))(each)[:, None]
+
+
+def ahead(each: jax.Array, *, steps_ahead: int) -> jax.Array:
+  """Cycles from step to step, all windows through, where some run ahead.
+
+  A window begins a step when it is through with the last and all windows are through
+  with the one `steps_ahead + 1` before: a max-plus recurrence.
+
+  Args:
+    each: int32 [steps, windows] cycles, 0 counted as 1.
+    steps_ahead: 0 makes all wait after every step.
+
+  Returns:
+    int32 [steps], at least 1 each.
+  """
+
+  def step(state: Any, cycles: jax.Array) -> Any:
+    window, through = state  # when each is through, when all were, oldest first
+    window = jnp.maximum(window, through[0]) + jnp.maximum(cycles, 1)
+    through = jnp.concatenate([through[1:], jnp.max(window)[None]])
+    return (window, through), through[-1]
+
+  kept = min(steps_ahead + 1, each.shape[0])
+  start = (jnp.zeros_like(each[0]), jnp.zeros(kept, each.dtype))
+  _, through = jax.lax.scan(step, start, each)
+  return jnp.diff(through, prepend=0)
 
 
 def column_cycles(x: jax.Array, *, reach: int, bits: int) -> jax.Array:
@@ -247,11 +215,10 @@ def _laconic(cut: Bricks, tile: Tile) -> jax.Array:
 def _bit_fusion(cut: Bricks, tile: Tile) -> jax.Array:
   """Fewer bits join more lanes: fewer steps of one cycle."""
   fused = lambda bits: 8 // max(bits, 2)
-  joined = fused(tile.activation_bits) * fused(tile.weight_bits)
+  bits = tile.activation_bits + tile.sign_bits
+  joined = fused(bits) * fused(tile.weight_bits)
   if joined == 0:
-    raise ValueError(
-      f"bit_fusion fuses up to 8 bits, not {tile.activation_bits} x {tile.weight_bits}"
-    )
+    raise ValueError(f"bit_fusion fuses up to 8 bits, not {bits} x {tile.weight_bits}")
   blocks, steps = cut.weights.shape[:2]
   kernel = steps // -(-cut.channels // tile.lanes)
   steps = kernel * -(-cut.channels // (tile.lanes * joined))
@@ -268,24 +235,3 @@ PEERS: dict[str, Callable[[Bricks, Tile], jax.Array]] = {
   "shift_accumulate": _serial,
   "bit_fusion": _bit_fusion,
 }
-
-
-def _cut(x: np.ndarray, axis: int, size: int) -> np.ndarray:
-  """`axis` as two, of which the second has `size`; zeros fill the last."""
-  count = -(-x.shape[axis] // size)
-  widths = [(0, 0)] * x.ndim
-  widths[axis] = (0, count * size - x.shape[axis])
-  padded = np.pad(x, widths)
-  return padded.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
-
-
-def _check_range(activations: Any, weights: Any, tile: Tile) -> None:
-  for name, x in (("activations", activations), ("weights", weights)):
-    if not np.issubdtype(np.asarray(x).dtype, np.integer):
-      raise ValueError(f"{name} are {np.asarray(x).dtype}: integers are needed")
-  top = 1 << tile.activation_bits
-  if np.min(activations) < 0 or np.max(activations) >= top:
-    raise ValueError(f"activations must be 0 .. {top - 1}: not negative, below 2^p_a")
-  reach = 1 << (tile.weight_bits - 1)
-  if np.max(np.abs(np.asarray(weights, np.int64))) > reach:
-    raise ValueError(f"weights must be {-reach} .. {reach}: {tile.weight_bits} bits")

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
-from jaxcodesign.hardware.chips import BITS, Chip
+from jaxcodesign.hardware.chips import BITS, Chip, check_format
 from jaxcodesign.programs.workload import Workload
 
 
@@ -118,10 +118,17 @@ def roofline(
     bandwidth_share: Reachable share of the bandwidth, in (0, 1].
 
   Raises:
-    ValueError: If a format or a share is none, or the workload has no product.
+    ValueError: If a format or a share is none, no unit of the chip holds the formats,
+      or the workload has no product or one of size zero.
   """
   if not workload.gemms:
     raise ValueError("the workload has no matrix product: nothing to bound")
+  for g in workload.gemms:
+    if not g.macs:
+      raise ValueError(
+        f"product {g.name!r} [{g.batch}, {g.m}, {g.k}] x [{g.batch}, {g.n}, {g.k}] "
+        f"times {g.count} multiplies nothing: leave it out of the program"
+      )
   for name, share in (("compute", compute_share), ("bandwidth", bandwidth_share)):
     if not 0 < share <= 1:
       raise ValueError(f"{name}_share={share} is not in (0, 1]")
@@ -167,17 +174,50 @@ def footprint(
     ValueError: If a format is unknown.
   """
   for name in (weights, cache):
-    if name not in BITS:
-      raise ValueError(f"format {name!r} is none of {', '.join(BITS)}")
+    check_format(name)
   names = sorted({g.rhs for g in workload.gemms if g.rhs})
   kept = {name for pattern in cached for name in tree.match(pattern, names)}
   values = sum(g.batch * g.m * g.n * g.count for g in workload.gemms if g.rhs in kept)
   return Footprint(workload.parameters * BITS[weights] / 8, values * BITS[cache] / 8)
 
 
+def training_operations(workload: Workload, samples: int) -> float:
+  """Operations of training on one sample: 6 a multiply-accumulate of the forward pass.
+
+  Forward 2, and as much again for the gradients of each operand. Counted from the
+  products, so that a weight used at many places counts at each, as in a convolution.
+  That the first layer needs no gradient of its input is not taken off.
+
+  Args:
+    workload: Trace of the forward pass.
+    samples: Images, or tokens, in the trace; the cost of attention is that of its
+      context.
+
+  Raises:
+    ValueError: If the workload is a backward pass or empty, or `samples` is below 1.
+  """
+  if samples < 1:
+    raise ValueError(f"samples={samples}: the trace has one at least")
+  if any(g.role != "forward" for g in workload.gemms):
+    raise ValueError("the workload has backward products: trace the forward pass alone")
+  if not workload.macs:
+    raise ValueError("the workload multiplies nothing: no cost follows from it")
+  return 6.0 * workload.macs / samples
+
+
+def language_operations(parameters: float) -> float:
+  """Operations of training a dense language model on one token, 6 a parameter.
+
+  For a model of which no more is known. Attention, which grows with the context, is
+  left out, and an embedding counts as if it multiplied. Wrong where weights are used
+  at many places: use `training_operations` for convolutions.
+  """
+  return 6.0 * parameters
+
+
 def training_cost(
-  parameters: float,
-  tokens: float,
+  operations_per_sample: float,
+  samples: float,
   chip: Chip,
   *,
   chips: int = 1,
@@ -185,11 +225,11 @@ def training_cost(
   dollars_per_hour: float = 2.0,
   precision: str = "bf16",
 ) -> TrainingCost:
-  """Chip-hours and dollars of a training run of 6 operations a parameter and token.
+  """Chip-hours and dollars of a training run.
 
   Args:
-    parameters: Of the model.
-    tokens: Seen in training.
+    operations_per_sample: From `training_operations` or `language_operations`.
+    samples: Images or tokens seen in training.
     chip: Peak is that of `precision`.
     chips: At once.
     utilization: Share of the peak that the run sustains, in (0, 1].
@@ -197,15 +237,22 @@ def training_cost(
     precision: Format of the products.
 
   Raises:
-    ValueError: If a number is not positive or the utilization above 1.
+    ValueError: If a number is not positive and finite, the price negative, or the
+      utilization above 1.
   """
-  numbers = {"parameters": parameters, "tokens": tokens, "chips": chips}
+  numbers = {
+    "operations_per_sample": operations_per_sample,
+    "samples": samples,
+    "chips": chips,
+  }
   for name, number in numbers.items():
-    if not number > 0:
-      raise ValueError(f"{name}={number} must be positive")
+    if not (number > 0 and np.isfinite(number)):
+      raise ValueError(f"{name}={number} must be positive and finite")
   if not 0 < utilization <= 1:
     raise ValueError(f"utilization={utilization} is not in (0, 1]")
-  operations = 6.0 * parameters * tokens
+  if not (dollars_per_hour >= 0 and np.isfinite(dollars_per_hour)):
+    raise ValueError(f"dollars_per_hour={dollars_per_hour} is no price")
+  operations = float(operations_per_sample) * samples
   rate = float(np.asarray(chip.peak(precision, precision))) * utilization
   hours = operations / rate / 3600
   return TrainingCost(operations, hours, hours / chips / 24, hours * dollars_per_hour)

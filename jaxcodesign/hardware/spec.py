@@ -10,6 +10,7 @@ import functools
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
@@ -70,19 +71,39 @@ class Mac:
     _positive(self)
     if self.lanes < 1:
       raise ValueError(f"Mac.lanes={self.lanes} must be at least 1")
+    known = tree.is_concrete(self.idle_j) and tree.is_concrete(self.energy_j)
+    if known and np.any(np.asarray(self.idle_j) > np.asarray(self.energy_j)):
+      raise ValueError(
+        f"Mac.idle_j={self.idle_j} exceeds energy_j={self.energy_j}, which includes it:"
+        " give both for the same cell, node and voltage"
+      )
 
-  def toggle_j(self) -> Any:
+  def flips(self, dataflow: Dataflow = "os", accounting: Accounting = "rtl") -> Any:
+    """Register bits of a cell that flip in an active cycle on random integers.
+
+    os   half of both operands, W and A bits, and as many of the sum below its sign
+    ws   half of A; the weight stays; half of the sum, an unrelated one every cycle,
+         in each register it passes: two in "rtl" accounting, one in "scalesim"
+    is   half of W, and the sum as for ws
+    """
+    w, a = _real(self.weight_bits), _real(self.activation_bits)
+    if dataflow == "os":
+      return w + a
+    registers = 2 if accounting == "rtl" else 1
+    moving = a if dataflow == "ws" else w
+    return moving / 2 + registers * 4 * _real(self.accumulator_bytes)
+
+  def toggle_j(self, dataflow: Dataflow = "os", accounting: Accounting = "rtl") -> Any:
     """Joules a register bit that flips, the logic it drives included.
 
-    Random operands flip half the bits of each operand and as many of the sum in an
-    active cycle, W + A in all, and cost what an active cycle costs beyond an idle one.
+    So that the `flips` of random operands cost what an active cycle costs beyond an
+    idle one, in any dataflow.
     """
-    return self.dynamic_j() / (self.weight_bits + self.activation_bits)
+    return self.dynamic_j() / self.flips(dataflow, accounting)
 
   def dynamic_j(self) -> Any:
     """Joules of an active cycle beyond those of an idle one."""
-    energy_j: Any = self.energy_j
-    return energy_j - self.idle_j
+    return _real(self.energy_j) - _real(self.idle_j)
 
 
 @tree.pytree
@@ -251,7 +272,7 @@ class Accelerator:
 
   def array_mm2(self) -> Any:
     """Area of the cells."""
-    return self.rows * self.cols * self.mac.area_mm2
+    return _real(self.rows) * _real(self.cols) * _real(self.mac.area_mm2)
 
   def area_mm2(self) -> Any:
     """Area of cells, of what stands at the foot of their columns, and of buffers.
@@ -259,19 +280,26 @@ class Accelerator:
     Wiring, control and the vector unit are left out.
     """
     buffers = (self.ifmap, self.weight, self.ofmap)
-    foot = self.cols * self.mac.output_mm2
+    foot = _real(self.cols) * _real(self.mac.output_mm2)
     return self.array_mm2() + foot + sum(b.total_area_mm2() for b in buffers)
 
   def leakage_w(self) -> Any:
     """Leakage of cells and buffers."""
     buffers = (self.ifmap, self.weight, self.ofmap)
-    cells = self.rows * self.cols * self.mac.leakage_w
+    cells = _real(self.rows) * _real(self.cols) * _real(self.mac.leakage_w)
     return cells + sum(b.total_leakage_w() for b in buffers)
 
 
 _MAY_BE_ZERO = (
   "temperature", "leakage_w", "idle_j", "group_j", "output_j", "output_mm2"
 )  # fmt: skip
+
+
+def _real(x: Any) -> Any:
+  """`x` in wide floating point: products of small integers overflow."""
+  if isinstance(x, jax.Array):
+    return x.astype(jnp.result_type(float))
+  return float(x) if np.ndim(x) == 0 else np.asarray(x, float)
 
 
 def _choice(value: str, kinds: Any, what: str) -> None:

@@ -120,7 +120,7 @@ def mapped(rows: Sequence[Scheduled], title: str) -> Table:
       x.name,
       x.found.dataflow,
       cut.order,
-      *(f"{int(tile):,}" for tile in (cut.tile_m, cut.tile_k, cut.tile_n)),
+      *(f"{tile:,}" for tile in (cut.tile_m, cut.tile_k, cut.tile_n)),
       f"{x.runs * float(cost.cycles):,.0f}",
       f"{1 - float(cost.compute_cycles / cost.cycles):.0%}",
       quantity(x.runs * float(cost.moved.dram_bytes), "B"),

@@ -11,7 +11,7 @@ from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.training.canvas import COLOURS, MUTED, blank, style
 
 _LANES = ("DRAM channel", "array")
-_COLOUR = dict(
+_COLOUR: dict[str, str] = dict(
   zip(("inputs", "weights", "partial sums", "results", "computes"), COLOURS)
 )
 _BUFFERS = ("inputs", "weights", "results")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cells, energy, presets, synthesis
+from jaxcodesign.hardware import bitserial, cells, energy, presets, synthesis
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "pe_synthesis_45nm.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))
@@ -133,9 +133,18 @@ def test_counts_are_those_of_the_docstrings():
   }
   total = lambda u, a, r, g: a * adder[u] + r * register[u] + g * gate[u]
   serial = cells.bit_serial()
-  # 8 + negation + addition; weight 8, product 8, carries and bits passed on 6.
-  assert serial.area_mm2 == pytest.approx(total("mm2", 10, 22, 12))
-  assert serial.energy_j == pytest.approx(total("j", 10, 7, 12))
+  # Of each MAC 8 adders, negation and addition; product 8, carries 2, sum, control 2.
+  # The cell: weight 8 and the data's bit.
+  for macs in (2, 4):
+    cell = cells.bit_serial(accumulator_bits=8.0 * macs)
+    area = total("mm2", 10 * macs, 13 * macs + 9, 12 * macs)
+    assert cell.area_mm2 == pytest.approx(area)
+    assert cell.leakage_w == pytest.approx(area * cells.leakage_w_mm2())
+    assert cell.energy_j == pytest.approx(total("j", 8 + 4, 6.5, 8 + 8))
+    shift = cells.shift(4.0, accumulator_bits=8.0 * macs)
+    taps = 7  # a delay of 0 to 7
+    wanted = total("mm2", 2 * macs, (taps + 5) * macs + 5, (3 * taps + 4) * macs)
+    assert shift.area_mm2 == pytest.approx(wanted)
   eight = cells.mx(serial, 8.0)
   assert eight.area_mm2 - serial.area_mm2 == pytest.approx(total("mm2", 0, 3, 21))
   assert eight.energy_j - serial.energy_j == pytest.approx(total("j", 0, 0, 10.5))
@@ -152,6 +161,28 @@ def test_counts_are_those_of_the_docstrings():
   assert fmac.group_j == pytest.approx(0.9e-12 + total("j", 8, 8, 0))
 
 
+@pytest.mark.parametrize("length", [16, 32])
+def test_a_bit_serial_cell_flips_what_the_simulator_counts(length):
+  """Flips a product of random int8 weights, in the MACs and in what they share."""
+  rng = np.random.default_rng(0)
+  data = rng.integers(0, 256, (64, 16)).astype(np.uint8)
+  weights = rng.integers(-127, 128, (16, 16)).astype(np.int8)
+  _, trace = bitserial.simulate(
+    data, weights, rows=16, cols=16, accumulator_bits=length
+  )
+  in_macs = int(trace.toggles.sum()) / (64 * 16 * 16)
+  # The data's bit flips in half of 8 cycles; two control bits go up and down once.
+  simulated = in_macs + 8 / 2 + 2 * 2
+  cell = cells.bit_serial(accumulator_bits=length)
+  logic = lambda part: energy.logic(f"{part}_j", 45)
+  rest = 12 * logic("full_adder") + 16 * logic("gate")
+  counted = 8 * (cell.energy_j - rest) / logic("register")
+  assert counted == pytest.approx(52)
+  assert counted == pytest.approx(simulated, rel=0.03)
+  # So many MACs keep a cell busy: 8 cycles a product, as `cost` charges.
+  assert int(trace.busy.max()) == 16 * 16
+
+
 def test_floating_point_is_horowitz():
   assert cells.floating("fp32").energy_j == pytest.approx(4.6e-12)
   assert cells.floating("fp16").energy_j == pytest.approx(1.5e-12)
@@ -163,9 +194,10 @@ def test_floating_point_is_horowitz():
 def test_counts_against_the_ratios_of_the_draft():
   """What the docstring says: a count is larger than what the draft implies."""
   ratio = lambda a, b: a.area_mm2 / b.area_mm2
-  assert ratio(cells.bit_serial(), presets.bit_serial_45nm().mac) == pytest.approx(
-    1.8, abs=0.05
-  )
+  draft = presets.bit_serial_45nm().mac
+  for bits, wanted in ((32, 5.7), (16, 3.1)):
+    cell = cells.bit_serial(accumulator_bits=bits)
+    assert ratio(cell, draft) == pytest.approx(wanted, abs=0.05)
   assert ratio(cells.tmac(), presets.tmac_45nm().mac) == pytest.approx(16, abs=0.3)
 
 
@@ -190,6 +222,8 @@ def test_nodes_scale_by_the_stated_exponents():
     (lambda: cells.fusible(2.0), r"bits=2\.0 is outside what was measured, 4 to 16"),
     (lambda: cells.parallel(array=(8, 4)), r"array=\(8, 4\) is outside .* 1 to 16"),
     (lambda: cells.floating("fp8"), "kind='fp8' is none of fp32, fp16, bf16"),  # pyright: ignore[reportArgumentType]
+    (lambda: cells.bit_serial(accumulator_bits=4), "accumulator_bits=4: a cell has"),
+    (lambda: cells.shift(accumulator_bits=7.5), r"accumulator_bits=7\.5: a cell has"),
     (lambda: cells.mx(cells.parallel(), 0.5), r"alpha=0\.5 inputs"),
     (lambda: synthesis.cost("power", 8.0), "quantity='power' is none of"),  # pyright: ignore[reportArgumentType]
     (lambda: energy.logic_ratio("s", 45, 22), "unit='s' is none of j, mm2, w"),

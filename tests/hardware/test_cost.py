@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxcodesign
 from jaxcodesign import tree
 from jaxcodesign.hardware import cost, dataflow, presets
 from jaxcodesign.numerics import formats
@@ -258,6 +259,24 @@ def test_a_workload_without_products_is_refused():
     cost.evaluate(LAYERS, MACHINES[0], policy=(Rule("*", formats.Terms(7, group=7)),))
   with pytest.raises(ValueError, match="repeats=0"):
     cost.evaluate(LAYERS, MACHINES[0], repeats=0)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+@pytest.mark.parametrize("field", ["batch", "m", "k", "n", "count"])
+def test_sizes_below_one_are_refused(field, size):
+  work = Workload(
+    (LAYERS.gemms[0], dataclasses.replace(gemm(4, 5, 6), **{field: size}))
+  )
+  with pytest.raises(ValueError, match=f"product w: {field}={size}, a size is at"):
+    cost.exact(work, MACHINES[0])
+
+
+def test_a_traced_product_of_an_empty_array_is_refused():
+  for shape in ((0, 3), (2, 0)):
+    p = jnp.ones((shape[1], 4))
+    work = jaxcodesign.trace(lambda p, x: x @ p)(p, jnp.ones(shape))
+    with pytest.raises(ValueError, match=r"product .*: [mk]=0, a size is at least 1"):
+      cost.evaluate(work, MACHINES[0])
 
 
 def test_leaves_of_any_dtype_are_priced_alike():

@@ -3,9 +3,12 @@
 import csv
 import dataclasses
 import pathlib
+import re
 import statistics
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxcodesign import tree
@@ -119,6 +122,32 @@ def test_impossible_machines_are_refused(change, message):
     dataclasses.replace(presets.int8_45nm(), **change)
 
 
+def test_areas_of_small_integers_are_those_of_floats():
+  for kind in (np.uint8, np.int8, np.int16, jnp.uint8, jnp.bfloat16):
+    count, width = (100, 120) if kind is np.int8 else (200, 200)
+    machine = presets.fast_256x64()
+    wanted = dataclasses.replace(machine, rows=float(count), cols=float(width))
+    found = dataclasses.replace(machine, rows=kind(count), cols=kind(width))
+    for quantity in ("array_mm2", "area_mm2", "leakage_w"):
+      price = float(getattr(wanted, quantity)())
+      assert float(getattr(found, quantity)()) == pytest.approx(price), quantity
+    cycles = cost.fold_cycles(found, 500.0, 64.0, 500.0, 1.0)
+    assert float(cycles) == float(cost.fold_cycles(wanted, 500.0, 64.0, 500.0, 1.0))
+  square = dataclasses.replace(presets.int8_45nm(), rows=np.uint8(200))
+  square = dataclasses.replace(square, cols=np.uint8(200))
+  assert square.array_mm2() == pytest.approx(40_000 * energy.value("int8_mac_mm2"))
+
+
+def test_an_idle_cycle_costs_at_most_an_active_one():
+  mac = presets.int8_45nm().mac
+  for kind in (float, np.float32, jnp.float32):
+    with pytest.raises(ValueError, match=r"Mac\.idle_j=\S+ exceeds energy_j="):
+      dataclasses.replace(mac, idle_j=kind(0.23e-12))
+  assert dataclasses.replace(mac, idle_j=mac.energy_j).toggle_j() == 0
+  # Not known: a tracer.
+  jax.eval_shape(lambda x: dataclasses.replace(mac, idle_j=x).toggle_j(), 1.0)
+
+
 def test_impossible_parts_are_refused():
   with pytest.raises(ValueError, match=r"Mac\.kind='term-serial' is none of par"):
     dataclasses.replace(presets.tmac_45nm().mac, kind="term-serial")
@@ -192,13 +221,44 @@ DOCS = {
 }
 
 
+def written(leaf, value):
+  """The forms in which a docstring may state the value of a leaf."""
+  number = lambda scale, unit: f"{value / scale:.4g} {unit}"
+  if leaf in ("rows", "cols"):
+    return (f"{value:g} x", f"x {value:g}")
+  if leaf.endswith("capacity_bytes"):
+    # "50 each", said of KiB.
+    return (
+      number(2**10, "KiB"),
+      number(2**20, "MiB"),
+      number(2**10, "each"),
+      number(2**10, "for weights"),
+    )
+  if leaf.startswith(("ifmap/", "weight/", "ofmap/")) and leaf.endswith("_w"):
+    return (number(1e-9, "nW"),)
+  units = {
+    "lanes": (1, "lanes"), "_hz": (1e6, "MHz"), "_j": (1e-12, "pJ"),
+    "_w": (1e-6, "uW"), "_mm2": (1e-6, "um2"), "_bits": (1, "bits"),
+    "_bytes": (1 / 8, "bits"), "_bytes_s": (1e9, "GB/s"),
+  }  # fmt: skip
+  return (number(*next(u for end, u in units.items() if leaf.endswith(end))),)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_numbers_stand_in_the_docstring(name):
   machine = PUBLISHED[name]()
   told = " ".join((DOCS[name].__doc__ or "").split())
-  shape = f"{machine.rows:.0f} x {machine.cols:.0f}"
-  for number in (shape, f"{machine.clock_hz / 1e6:.0f} MHz", "recalled"):
-    assert number in told, number
+  assert f"{machine.rows:.0f} x {machine.cols:.0f}" in told and "recalled" in told
+  assert re.search("HPCA|ISCA|JSSC", told)
+  numbers = tree.named_leaves(machine)
+  assert numbers.pop("temperature") == 0  # a knob of the model
+  for leaf, value in numbers.items():
+    if value == 0 and leaf in ("mac/group_j", "mac/output_j", "mac/output_mm2"):
+      continue  # the cell has no such part
+    forms = written(leaf, value)
+    assert any(re.search(rf"(?<![\d.]){re.escape(x)}\b", told) for x in forms), (
+      leaf, forms
+    )  # fmt: skip
 
 
 def test_other_sizes_are_refused():

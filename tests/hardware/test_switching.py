@@ -13,8 +13,8 @@ from jaxcodesign.programs.workload import Gemm, Workload
 SIZES = (32, 48, 24)
 
 
-def run(flow, density=1.0, toggles=True):
-  m, k, n = SIZES
+def run(flow, density=1.0, toggles=True, sizes=SIZES, accounting="rtl", array=(8, 8)):
+  m, k, n = sizes
   rng = np.random.default_rng(0)
   operands = [
     jnp.asarray(
@@ -22,8 +22,14 @@ def run(flow, density=1.0, toggles=True):
     )
     for shape in ((m, k), (n, k))
   ]
+  rows, cols = array
   _, trace = systolic.simulate(
-    *operands, rows=8, cols=8, dataflow=flow, toggles=toggles
+    *operands,
+    rows=rows,
+    cols=cols,
+    dataflow=flow,
+    accounting=accounting,
+    toggles=toggles,
   )
   return trace
 
@@ -34,7 +40,10 @@ def test_parts_are_counts_times_constants(flow):
   found = switching.energy_j(trace, a)
   sums = {k: int(np.sum(getattr(trace, k))) for k in trace._fields if k != "toggles"}
   flips = sum(int(np.sum(x)) for x in trace.toggles)
-  assert found["toggles"] == pytest.approx(flips * 0.8 * 0.222545e-12 / 16, rel=1e-5)
+  # Operands of 8 bits, half of them flip; sums of 32, in two registers.
+  each = {"os": 16, "ws": 4 + 32, "is": 4 + 32}[flow]
+  dynamic = 0.8 * 0.222545e-12
+  assert found["toggles"] == pytest.approx(flips * dynamic / each, rel=1e-5)
   assert found["idle"] == pytest.approx(
     trace.cycles * 64 * 0.2 * 0.222545e-12, rel=1e-5
   )
@@ -48,22 +57,93 @@ def test_parts_are_counts_times_constants(flow):
   assert found["leakage"] == pytest.approx(trace.cycles / 500e6 * a.leakage_w())
 
 
-def test_random_operands_cost_what_the_closed_form_says():
-  """Flips of random operands are what a toggle was divided by: within a fifth."""
-  a = presets.int8_45nm(8, 8)
+@pytest.mark.parametrize("accounting", ["rtl", "scalesim"])
+@pytest.mark.parametrize("flow", ["os", "ws", "is"])
+@pytest.mark.parametrize("sizes", [(32, 48, 24), (96, 128, 80)])
+def test_random_operands_cost_what_the_closed_form_says(flow, accounting, sizes):
+  """In every dataflow a toggle was divided by the flips of random operands."""
+  a = presets.int8_45nm(8, 8, dataflow=flow)
   fast = dataclasses.replace(a.dram, bandwidth_bytes_s=1e30)
-  report = cost.exact(
-    Workload((Gemm("", "w", 1, *SIZES),)), dataclasses.replace(a, dram=fast)
-  )
-  trace = run("os")
+  a = dataclasses.replace(a, dram=fast, accounting=accounting)
+  report = cost.exact(Workload((Gemm("", "w", 1, *sizes),)), a)
+  trace = run(flow, sizes=sizes, accounting=accounting)
   assert trace.cycles == report.cycles
   found = switching.energy_j(trace, a)
   cells = float(found["toggles"] + found["idle"])
-  assert cells == pytest.approx(report.parts_j["mac"], rel=0.2)
+  assert cells == pytest.approx(report.parts_j["mac"], rel=0.1)
   assert found["leakage"] == pytest.approx(report.parts_j["leakage"])
-  sparse = switching.energy_j(run("os", 0.25), a)
+
+
+def test_sparse_operands_switch_less():
+  found, sparse = (
+    switching.energy_j(run("os", density), presets.int8_45nm(8, 8))
+    for density in (1.0, 0.25)
+  )
   assert sparse["toggles"] < 0.6 * found["toggles"]
   assert sparse["idle"] == found["idle"]
+
+
+@pytest.mark.parametrize("flow", ["os", "ws", "is"])
+def test_a_batch_costs_the_sum_of_its_runs(flow):
+  m, k, n = SIZES
+  rng = np.random.default_rng(1)
+  draw = lambda *shape: jnp.asarray(rng.integers(-128, 128, shape), jnp.int8)
+  left, right = draw(4, m, k), draw(n, k)
+  simulate = lambda x: systolic.simulate(x, right, rows=8, cols=8, dataflow=flow)[1]
+  traces = jax.vmap(simulate)(left)
+  a = presets.int8_45nm(8, 8, dataflow=flow)
+  whole = switching.energy_j(traces, a)
+  runs = [
+    switching.energy_j(jax.tree.map(lambda x, i=i: x[i], traces), a) for i in range(4)
+  ]
+  for part, joules in whole.items():
+    total = sum(float(r[part]) for r in runs)
+    assert float(joules) == pytest.approx(total, rel=1e-5), part
+  each = jax.vmap(lambda t: switching.energy_j(t, a)["idle"])(traces)
+  assert float(each.sum()) == pytest.approx(float(whole["idle"]))
+
+
+@pytest.mark.parametrize("flow", ["os", "ws", "is"])
+@pytest.mark.parametrize("sizes", [(32, 48, 24), (3, 5, 2), (1, 1, 1), (9, 2, 30)])
+def test_a_trace_of_another_array_is_refused(flow, sizes):
+  trace = run(flow, sizes=sizes)
+  a = presets.int8_45nm(8, 8, dataflow=flow)
+  switching.energy_j(trace, a)
+  others = [
+    {"rows": 16.0}, {"cols": 9.0}, {"rows": 4.0}, {"cols": np.uint8(200)},
+    {"accounting": "scalesim"}, {"rows": 256.0, "cols": 256.0},
+  ]  # fmt: skip
+  for change in others:
+    with pytest.raises(ValueError, match="a fold of the trace takes"):
+      switching.energy_j(trace, dataclasses.replace(a, **change))
+  # Not known: priced as told.
+  jax.eval_shape(
+    lambda t: switching.energy_j(t, dataclasses.replace(a, rows=16.0)), trace
+  )
+
+
+@pytest.mark.parametrize("flow", ["os", "ws", "is"])
+def test_an_array_lying_on_its_side_is_refused_where_lanes_tell(flow):
+  """2 x 8 + 15 or 3 x 8 + 15 cycles to fill and drain, and as many on fewer lanes."""
+  rows, cols, other = {"os": (8, 15, (9, 13))}.get(flow, (8, 15, (9, 12)))
+  trace = run(flow, sizes=(40, 40, 40), array=(rows, cols))
+  a = presets.int8_45nm(rows, cols, dataflow=flow)
+  switching.energy_j(trace, a)
+  with pytest.raises(ValueError, match="a fold of the trace takes"):
+    switching.energy_j(
+      trace, dataclasses.replace(a, rows=float(other[0]), cols=float(other[1]))
+    )
+
+
+def test_packed_operands_are_priced():
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.integers(-128, 128, shape), jnp.int8)
+  channel = jnp.asarray(rng.integers(0, 4, (12, 9)), jnp.int8)
+  _, trace = systolic.simulate_packed(
+    draw(20, 9, 4), draw(12, 9), channel, rows=4, cols=8
+  )
+  found = switching.energy_j(trace, presets.int8_45nm(4, 8, dataflow="ws"))
+  assert all(joules > 0 for joules in found.values())
 
 
 def test_leaves_have_slopes():

@@ -1,13 +1,14 @@
 """Topologies and lists of products: SCALE-Sim's own numbers, round trips, refusals."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxcodesign.hardware import layer_costs, presets, systolic, topology
-from jaxcodesign.programs.workload import trace
+from jaxcodesign.programs.workload import Gemm, Workload, trace
 from jaxcodesign.training import published
 
 ROOT = Path(__file__).parents[2]
@@ -175,3 +176,19 @@ def test_layers_add_up_to_the_report():
     for g, x in zip(work.gemms, layers):
       assert round(x.array_cycles) == systolic.cycles(g.m, g.k, g.n, 32, 32, flow)
       assert x.array_cycles <= x.cycles * (1 + 1e-12)
+
+
+def test_cells_of_several_lanes_are_as_deep_as_their_group():
+  # 4,096 values are 256 groups of 16: the 256 rows of the FAST array hold them at once.
+  work = Workload((Gemm("", "w", 1, 100, 4096, 64),))
+  fast = presets.fast_256x64()
+  quick = dataclasses.replace(fast.dram, bandwidth_bytes_s=1e15)
+  (layer,), report = layer_costs.price(work, dataclasses.replace(fast, dram=quick))[1:]
+  assert layer.folds == 1
+  assert layer.array_cycles == layer.cycles == 100 + 3 * 256 + 64 - 2
+  assert layer.sram_reads == 100 * 4096 + 4096 * 64
+  assert layer.sram_writes == 100 * 64
+  assert float(report.product_utilization[0]) == layer.utilization
+  # 9 lanes in 6 rows: ceil(ceil(4096 / 9) / 6) folds down, ceil(64 / 6) across.
+  camel = dataclasses.replace(presets.camel_6x6(), dataflow="ws")
+  assert layer_costs.price(work, camel).layers[0].folds == 76 * 11
