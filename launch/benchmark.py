@@ -30,6 +30,7 @@ from jaxcodesign.training import models, published
 from launch.benchmark_exactness import exactness
 from launch.benchmark_hardware import hardware
 from launch.benchmark_numerics import numerics
+from launch.benchmark_sparsity import sparsity
 from launch.benchmark_training import training
 from launch.timing import Measurement, ratio, seconds
 
@@ -109,6 +110,7 @@ GROUPS = {
   "hardware": hardware,
   "exactness": exactness,
   "numerics": numerics,
+  "sparsity": sparsity,
   "training": training,
 }
 

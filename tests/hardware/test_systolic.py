@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import systolic
+from jaxcodesign.hardware import bitserial, systolic
+from jaxcodesign.numerics import column_combining
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")
@@ -205,6 +206,30 @@ def test_packed_cells_multiply_the_input_they_select(alpha, accounting):
   np.testing.assert_array_equal(product, exact(a.reshape(13, -1), dense.reshape(9, -1)))
   assert trace.cycles == systolic.cycles(13, 11, 9, 4, 5, "ws", accounting)
   assert int(trace.left_reads.sum()) == 13 * 11 * alpha * 2
+
+
+@pytest.mark.parametrize("method", ["dense_first", "pairs"])
+def test_a_combined_matrix_is_its_pruned_one_in_fewer_cycles(method):
+  rng = np.random.default_rng(5)
+  dense = integers(rng, (96, 94)) * (rng.random((96, 94)) < 0.16)
+  a = integers(rng, (20, 94))
+  groups = column_combining.group_columns(dense, alpha=8, gamma=0.5, method=method)
+  pruned = column_combining.prune_conflicts(dense, groups)
+  packed = column_combining.pack(pruned, groups)
+  lanes = np.asarray(column_combining.gather(a, groups))
+  values, channel = np.asarray(packed.values), np.asarray(packed.channel)
+  options = {"rows": 16, "cols": 32}
+  product, trace = systolic.simulate_packed(
+    lanes, values, channel, **options, toggles=False
+  )
+  np.testing.assert_array_equal(product, exact(a, np.asarray(pruned)))
+  assert trace.cycles == systolic.cycles(20, values.shape[1], 96, 16, 32, "ws")
+  assert 6 * trace.cycles <= systolic.cycles(20, 94, 96, 16, 32, "ws")
+  bits = np.abs(lanes.astype(int)).astype(np.uint8)
+  sums, _ = bitserial.simulate(bits, values, channel, rows=16, cols=16)
+  np.testing.assert_array_equal(
+    sums, np.abs(a.astype(int)) @ np.asarray(pruned).astype(int).T
+  )
 
 
 def test_batches_are_vmapped_and_sharded():
