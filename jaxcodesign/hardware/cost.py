@@ -79,19 +79,14 @@ def evaluate(
       budget or `repeats` is below 1, or the capacity of a buffer is known and not
       tabulated (traced, it costs NaN).
   """
-  if not workload.gemms:
-    raise ValueError("the workload has no matrix product: nothing to run on an array")
-  for g in workload.gemms:
-    _check_sizes(g)
-  if tree.is_concrete(repeats) and not np.all(np.asarray(repeats) >= 1):
-    raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
-  number = lambda x: jnp.asarray(x, jnp.result_type(float))
+  _check(workload, repeats)
   a = _priceable(accelerator)
   sizes = dataflow.sizes(workload)
   left, right = _operands(workload, a.mac, policy)
   step = steps(a.mac, left, right, native=not policy)
+  repeats = jnp.asarray(repeats, jnp.result_type(float))
   sram_bytes, sram_j, dram = dataflow.bytes_moved(
-    _deep(a, step.lanes), sizes, left, right, number(repeats)
+    _deep(a, step.lanes), sizes, left, right, repeats
   )
   compute = sizes.runs * fold_cycles(
     a, sizes.m, sizes.k, sizes.n, step.cycles, step.lanes
@@ -106,10 +101,25 @@ def evaluate(
     "dram": dram * a.dram.access_j,
     "leakage": time * a.leakage_w(),
   }
+  return _report(workload, a, cycles, parts, busy, idle, sram_bytes, dram)
+
+
+def _report(
+  workload: Workload,
+  a: Accelerator,
+  cycles: jax.Array,
+  parts: dict[str, Any],
+  busy: jax.Array,
+  idle: jax.Array,
+  sram_bytes: jax.Array,
+  dram: jax.Array,
+) -> CostReport:
+  """Products [L], the vector unit and I/O, and their sums."""
   other_cycles, other, io = _vector_and_io(workload, a)
   sums = {name: jnp.sum(part) for name, part in parts.items()}
-  sums |= {name: sums.get(name, number(0)) + joules for name, joules in other.items()}
-  cells = a.rows * a.cols
+  zero = jnp.zeros((), jnp.result_type(float))
+  sums |= {name: sums.get(name, zero) + joules for name, joules in other.items()}
+  time, cells = cycles / a.clock_hz, a.rows * a.cols
   return CostReport(
     names=tuple(g.name for g in workload.gemms),
     product_time_s=time,
@@ -129,6 +139,15 @@ def evaluate(
     utilization=jnp.sum(busy) / (cells * jnp.sum(cycles)),
     traffic_bytes=jnp.sum(dram) + io,
   )
+
+
+def _check(workload: Workload, repeats: Scalar) -> None:
+  if not workload.gemms:
+    raise ValueError("the workload has no matrix product: nothing to run on an array")
+  for g in workload.gemms:
+    _check_sizes(g)
+  if tree.is_concrete(repeats) and not np.all(np.asarray(repeats) >= 1):
+    raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
 
 
 def exact(workload: Workload, accelerator: Accelerator, **options: Any) -> CostReport:
