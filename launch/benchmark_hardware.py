@@ -22,12 +22,13 @@ import optax
 from jaxcodesign.hardware import (
   bitserial,
   cost,
+  mapping,
   presets,
   systolic,
   topology,
   verify,
 )
-from jaxcodesign.hardware.spec import Accelerator, Dataflow
+from jaxcodesign.hardware.spec import Accelerator, Dataflow, Sram
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import published
 from launch.timing import Measurement, ratio, seconds
@@ -51,6 +52,7 @@ def hardware(
   if layers != 0:
     yield from _against_scale_sim(layers)
   yield _verified(None if layers is None else 1)
+  yield from _mapped(None if layers is None else 2)
   for size in sizes:
     yield _bit_serial(size, cell_cycles)
   yield from _designs(designs)
@@ -142,6 +144,33 @@ def _verified(layers: int | None) -> Measurement:
   took = time.perf_counter() - began
   name = f"verify ResNet-18 on 32^2, {tiles:,} tiles, compilation included"
   return Measurement(name, took, "s", "", "< 120 s", took)
+
+
+def _mapped(layers: int | None) -> Iterator[Measurement]:
+  """SCALE-Sim's order of folds over the searched mapping, both in our simulator."""
+  faster, lighter, taken = [], [], []
+  for row in list(csv.DictReader(SCALE_SIM.read_text().splitlines()))[:layers]:
+    m, k, n, rows, cols = (int(row[x]) for x in ("M", "K", "N", "rows", "cols"))
+    flow: Any = row["dataflow"]
+    kib = [float(row[f"{name}_sram_kb"]) for name in ("ifmap", "filter", "ofmap")]
+    buffers = dict(zip(("ifmap", "weight", "ofmap"), (Sram(1024 * x) for x in kib)))
+    machine = dataclasses.replace(
+      presets.int8_45nm(rows, cols, dataflow=flow), **buffers
+    )
+    fold = mapping.one_fold(m, k, n, machine)
+    fixed = mapping.simulate(m, k, n, machine, fold)
+    began = time.perf_counter()
+    best = mapping.search(m, k, n, machine).cost
+    taken.append(time.perf_counter() - began)
+    least = mapping.search(m, k, n, machine, objective="dram").cost
+    faster.append(float(fixed.time_s / best.time_s))
+    lighter.append(float(fixed.moved.dram_bytes / least.moved.dram_bytes))
+  took = statistics.median(taken)
+  for what, gains in (("time", faster), ("DRAM bytes", lighter)):
+    name = f"{what} of SCALE-Sim's mapping to the searched one, {len(gains)} rows"
+    mean = statistics.geometric_mean(gains)
+    yield Measurement(f"{name}, mean", mean, "x", "", "", took)
+    yield Measurement(f"{name}, least", min(gains), "x", "", ">= 1 x", took)
 
 
 def _bit_serial(size: int, cell_cycles: float) -> Measurement:
