@@ -7,6 +7,7 @@ python -m launch.simulate configs/fashion_codesign.py --csv a.csv --json a.json
 python -m launch.simulate configs/topologies/resnet18.csv --verify
 python -m launch.simulate resnet18 --array os:32x32 --map time --timeline tiles.png
 python -m launch.simulate vgg16 --array 16x16 --picture fill.png --animation fill.gif
+python -m launch.simulate mobilenet --array 128x128 --against full --kinds kinds.png
 
 NETWORK is a config of configs/, a CSV file (a SCALE-Sim topology or a list of products,
 see jaxcodesign/hardware/topology.py), or the name of a published network.
@@ -24,7 +25,6 @@ import sys
 import time
 from typing import Any, get_args
 
-import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
@@ -49,7 +49,7 @@ from jaxcodesign.training import (
   layer_tables,
   sweep,
 )
-from launch import outcome, roofline
+from launch import outcome, roofline, simulate_kinds
 from launch.simulate_pictures import draw, write
 
 PROG = "python -m launch.simulate"
@@ -103,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
       help="search the best tiles and loop order of each layer for time, energy, edp "
            "or dram, and simulate them through DRAM and buffers")  # fmt: skip
   add("--timeline", type=Path, help="picture of the mapped layer's tiles, PNG")
+  add(
+    "--against",
+    metavar="TWIN",
+    help='"full": mobilenet beside the network with full convolutions',
+  )
+  add("--kinds", type=Path, help="shares of kinds of layers to draw, PNG")
   add("--dry-run", action="store_true", help="say what would be run and written")
   return found
 
@@ -129,14 +135,15 @@ def main(argv: list[str]) -> int:
   def program() -> None:
     try:
       check(args)
-      work = network(args)
+      work, other = network(args), simulate_kinds.twin(args)
     except experiment.ConfigError as error:
       line.error(str(error))
     machines = build(args)
     if args.dry_run:
       dry_run(args, work, machines, console)
     else:
-      run(args, shlex.join([*PROG.split(), *argv]), work, machines, console)
+      command = shlex.join([*PROG.split(), *argv])
+      run(args, command, work, other, machines, console)
 
   return outcome.exit_code(PROG, program, "nothing half-written is left")
 
@@ -160,6 +167,7 @@ def check(args: argparse.Namespace) -> None:
   wanted = [
     (args.picture, (".png",)),
     (args.timeline, (".png",)),
+    (args.kinds, (".png",)),
     *((f, (".gif", ".html")) for f in args.animation),
   ]
   for file, kinds in wanted:
@@ -174,7 +182,7 @@ def check(args: argparse.Namespace) -> None:
 
 def outputs(args: argparse.Namespace) -> list[Path]:
   """The files to write."""
-  files = (args.csv, args.json, args.picture, args.timeline)
+  files = (args.csv, args.json, args.picture, args.timeline, args.kinds)
   return [f for f in (*files, *args.animation) if f]
 
 
@@ -230,6 +238,7 @@ def run(
   args: argparse.Namespace,
   command: str,
   work: Workload,
+  other: Workload | None,
   machines: list[Accelerator],
   console: Console,
 ) -> None:
@@ -237,14 +246,37 @@ def run(
   found = [layer_costs.price(work, m, policy=policy(args)) for m in machines]
   one = len(found) == 1
   show(layer_tables.one(found[0]) if one else layer_tables.beside(found), console)
+  tables, against = simulate_kinds.told(args, found, policy(args), other)
+  for table in tables:
+    show(table, console)
   record: dict[str, Any] = {
     "command": command,
     "versions": codesign.versions(),
     "network": args.network,
     "arrays": [layer_costs.record(priced) for priced in found],
+    "against": against,
   }
+  verify_and_map(args, work, found, record["arrays"], console)
+  if args.csv:
+    write(args.csv, layer_costs.table(found))
+  if args.json:
+    write(args.json, json.dumps(record, indent=2) + "\n")
+  draw(args, work, found)
+  simulate_kinds.draw(args, found)
+  for file in outputs(args):
+    console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+
+
+def verify_and_map(
+  args: argparse.Namespace,
+  work: Workload,
+  found: list[layer_costs.Priced],
+  records: list[dict[str, Any]],
+  console: Console,
+) -> None:
+  """Simulates and searches what is asked for, prints it and adds it to the records."""
   if args.verify:
-    for priced, kept in zip(found, record["arrays"]):
+    for priced, kept in zip(found, records):
       refuse_serial(priced.machine, args)
       began = time.perf_counter()
       checked = list(verified(args, work, priced, console))
@@ -258,19 +290,12 @@ def run(
       )
       kept["verified"] = [row._asdict() for row in checked]
   if args.map:
-    for priced, kept in zip(found, record["arrays"]):
+    for priced, kept in zip(found, records):
       rows = list(scheduled(args, work, priced, console))
       show(
         layer_tables.mapped(rows, f"mapped for {args.map} on {priced.name}"), console
       )
-      kept["mapped"] = [as_json(row) for row in rows]
-  if args.csv:
-    write(args.csv, layer_costs.table(found))
-  if args.json:
-    write(args.json, json.dumps(record, indent=2) + "\n")
-  draw(args, work, found)
-  for file in outputs(args):
-    console.print(f"wrote {file}", highlight=False, soft_wrap=True)
+      kept["mapped"] = [schedule.record(row) for row in rows]
 
 
 def show(table: Table, console: Console) -> None:
@@ -311,23 +336,6 @@ def scheduled(
     for row in schedule.schedule(work, priced.machine, objective=args.map):
       bar.advance(task)
       yield row
-
-
-def as_json(row: schedule.Scheduled) -> dict[str, Any]:
-  """A mapped layer as JSON can hold it; costs are of one of its runs."""
-  cost, cut = row.found.cost, row.found.mapping
-  return {
-    "name": row.name,
-    "runs": row.runs,
-    "dataflow": row.found.dataflow,
-    "order": cut.order,
-    "tile": [int(x) for x in jax.tree.leaves(cut)],
-    "cycles": float(cost.cycles),
-    "time_s": float(cost.time_s),
-    "energy_j": float(cost.energy_j),
-    "dram_bytes": float(cost.moved.dram_bytes),
-    "fixed_time_s": None if row.fixed is None else float(row.fixed.time_s),
-  }
 
 
 def plan(

@@ -11,8 +11,9 @@ import sys
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import presets, systolic, topology
-from launch import simulate
+from jaxcodesign.hardware import layer_costs, presets, systolic, topology, verify
+from jaxcodesign.programs.workload import Workload
+from launch import roofline, simulate
 
 ROOT = Path(__file__).parents[1]
 ALEXNET = str(ROOT / "configs/topologies/alexnet.csv")
@@ -104,6 +105,48 @@ def test_a_config_and_a_published_network(tmp_path, capsys):
   # 32 tokens of 768 to 2,304 values in 12 blocks: what is fetched is mostly weights.
   weights = 12 * 768 * 2304
   assert moved[0] >= weights and moved[0] - moved[1] == pytest.approx(weights / 2)
+
+
+def test_mobilenet_saves_multiplications_and_leaves_the_array_idle(tmp_path, capsys):
+  """The lecture's point: algorithm and hardware must be looked at together."""
+  page, sheet, picture = (tmp_path / x for x in ("m.json", "m.csv", "kinds.png"))
+  code, out, err = run(
+    "mobilenet", "--array", "os:128x128", "ws:128x128", "--against", "full",
+    "--json", str(page), "--csv", str(sheet), "--kinds", str(picture), capsys=capsys,
+  )  # fmt: skip
+  assert code == 0 and "by kind of layer" in out and "8.56x" in out, err
+  found = json.loads(page.read_text())
+  for array, against in zip(found["arrays"], found["against"], strict=True):
+    kinds = {row["kind"]: row for row in array["kinds"]}
+    assert list(kinds) == ["stem", "depthwise", "pointwise", "dense"]
+    deep, wide = kinds["depthwise"], kinds["pointwise"]
+    assert sum(row["macs"] for row in kinds.values()) == 568_740_352
+    assert deep["macs"] == 17_385_984 and deep["macs_share"] < 0.04
+    assert deep["cycles_share"] > 0.8 and deep["utilization"] < 3e-4
+    assert wide["macs_share"] > 0.94 and wide["cycles_share"] < 0.2
+    twin = against["twin"]
+    assert against["macs"] == pytest.approx(8.56, abs=0.005)
+    cycles = twin["total"]["cycles"] / array["total"]["cycles"]
+    assert against["cycles"] == pytest.approx(cycles)
+    assert against["cycles"] < 2  # of the 8.56
+  rows = list(csv.DictReader(sheet.read_text().splitlines()))
+  assert sum(row["kind"] == "depthwise" for row in rows) == 2 * 13
+  assert Image.open(io.BytesIO(picture.read_bytes())).size[0] > 1000
+
+
+@pytest.mark.parametrize("flow", ["os", "ws", "is"])
+def test_a_depthwise_layer_is_simulated_on_128_x_128_cells(flow):
+  """512 products of one column: the simulated utilization is the table's."""
+  work = roofline.workload("mobilenet", 1, 1)
+  (deep,) = [g for g in work.gemms if g.name == "block07/depthwise/kernel"]
+  machine = presets.int8_45nm(128, 128, dataflow=flow)
+  checked = verify.product(deep, machine)
+  (layer,) = layer_costs.price(Workload((deep,)), machine).layers
+  assert layer.kind == "depthwise" and layer.runs == 512
+  assert layer.array_cycles == 512 * checked.counted.cycles
+  never_waiting = layer.utilization * layer.cycles / layer.array_cycles
+  assert checked.utilization == pytest.approx(never_waiting, rel=1e-12)
+  assert checked.utilization < 4e-4
 
 
 def test_layers_are_mapped_and_their_tiles_drawn(small, tmp_path, capsys):
@@ -203,6 +246,9 @@ def test_presets_are_found():
     (["resnet18", "--smoke"], 2, "--smoke does nothing without a config"),
     ([ALEXNET, "--tiles", "all"], 2, "--tiles does nothing without --verify"),
     ([ALEXNET, "--layer", "Conv1"], 2, "--layer does nothing without a picture"),
+    ([ALEXNET, "--against", "full"], 2, "alexnet.csv has no twin 'full'; there is"),
+    (["mobilenet", "--against", "half"], 2, "there is mobilenet --against full"),
+    ([ALEXNET, "--kinds", "x.pdf"], 2, "x.pdf: write a file ending in .png"),
     ([ALEXNET, "--picture", "x.gif"], 2, "x.gif: write a file ending in .png"),
     ([ALEXNET, "--animation", "x.mp4"], 2, "ending in .gif or .html"),
     ([ALEXNET, "--csv", "none/x.csv"], 1, "cannot write none/x.csv"),

@@ -3,7 +3,7 @@
 A skewed edge hands lane i its values `pitch * i` cycles late, so that operands meet.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -95,6 +95,14 @@ def moved_right(edge: jax.Array, x: jax.Array) -> jax.Array:
 def moved_down(edge: jax.Array, x: jax.Array) -> jax.Array:
   """Registers [rows, cols] after a cycle, `edge` [cols] entering at the top."""
   return jnp.concatenate([edge[None], x[:-1]], axis=0)
+
+
+def selected(left: Sequence[jax.Array], channel: jax.Array) -> jax.Array:
+  """The input that a cell's multiplexer lets through, of alpha times [rows, cols]."""
+  picked = jnp.zeros_like(left[0])
+  for i, lane in enumerate(left):
+    picked = jnp.where(channel == i, lane, picked)
+  return picked
 
 
 def flips(before: Any, after: Any) -> Flips:

@@ -4,7 +4,7 @@
   floating             Horowitz's multipliers and adders
   bit_serial, tmac,    counted: full adders, register bits and two-input gates, each for
   fmac, shift          an area and for the energy of a cycle in which it works
-  mx                   any of them with a multiplexer in front
+  mx                   any of them with several inputs and a multiplexer in front
 
 Constants are in `energy.TABLE`. Where a source gives no leakage, a cell leaks per area
 what synthesized 8-bit cells do; an idle cell takes `idle_share` of an active cycle.
@@ -17,48 +17,18 @@ Numbers may be traced, and have derivatives: `jax.grad` by bits designs a cell.
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import energy, synthesis
+from jaxcodesign.hardware.counts import Count
 from jaxcodesign.hardware.spec import Leaf, Mac
 
 FloatKind = Literal["fp32", "fp16", "bf16"]
 _MUX = 3.0  # two-input gates of a 2:1 multiplexer: two ands and an or
-
-
-class Count(NamedTuple):
-  """Parts of a circuit; those that work in a cycle, or those that take area."""
-
-  full_adders: Any = 0.0
-  registers: Any = 0.0
-  gates: Any = 0.0
-
-  def plus(self, *others: "Count") -> "Count":
-    """All together."""
-    return Count(*(sum(column) for column in zip(self, *others)))
-
-  def times(self, number: Any) -> "Count":
-    """So many of them."""
-    return Count(*(number * part for part in self))
-
-  def area_mm2(self, node_nm: int) -> Any:
-    """Square millimetres at a node."""
-    return self._sum("mm2", node_nm)
-
-  def energy_j(self, node_nm: int) -> Any:
-    """Joules of a cycle in which every part works."""
-    return self._sum("j", node_nm)
-
-  def _sum(self, unit: str, node_nm: int) -> Any:
-    each = [
-      energy.logic(f"{part}_{unit}", node_nm)
-      for part in ("full_adder", "register", "gate")
-    ]
-    return sum(number * cost for number, cost in zip(self, each))
 
 
 def parallel(
@@ -286,28 +256,53 @@ def shift(
 
 
 def mx(cell: Mac, alpha: Leaf, *, node_nm: int = 45) -> Mac:
-  """A cell that selects one of `alpha` inputs: alpha - 1 multiplexers and an index.
+  """A cell that selects one of `alpha` inputs, all of which travel through it.
 
-  A bit-serial cell selects between bits, others between whole activations; the index
-  has log2(alpha) bits in a register that does not move.
+  For each of its lanes alpha - 1 more registers and two-input multiplexers, as wide as
+  what a cell sees at once: a bit in a bit-serial cell, a term (exponent and sign) in a
+  term-serial one, else an activation. They flip like data, half of them a cycle. The
+  index, log2(alpha) bits in registers, stays, as in a weight-stationary array.
+
+  They cost what they do when all inputs move, an idle cell `idle_share` of it: plain
+  weights on this cell are charged for inputs that a design could hold still.
+
+  Args:
+    cell: Without selector.
+    alpha: Inputs; with 1 the cell is as it was.
+    node_nm: As in `parallel`.
 
   Raises:
-    ValueError: If alpha is known and below 1.
+    ValueError: If alpha is known and below 1, or the cell selects already.
   """
   if tree.is_concrete(alpha) and not np.all(np.asarray(alpha) >= 1):
     raise ValueError(f"alpha={alpha} inputs: a cell selects among at least 1")
+  if tree.is_concrete(cell.inputs) and np.any(np.asarray(cell.inputs) != 1):
+    raise ValueError(f"the cell selects among {cell.inputs} inputs already")
   inputs = _known_or_array(alpha)
-  width = 1.0 if cell.kind == "bit_serial" else cell.activation_bits
   index = np.log2(inputs) if isinstance(inputs, float) else jnp.log2(inputs)
-  select = Count(gates=_MUX * (inputs - 1) * width)
-  area = select.plus(Count(registers=index)).area_mm2(node_nm)
-  more = select.times(0.5).energy_j(node_nm)
+  width = _width(cell)
+  each = Count(registers=width, gates=_MUX * width).times((inputs - 1) * cell.lanes)
+  area = each.plus(Count(registers=index * cell.lanes)).area_mm2(node_nm)
+  more = each.times(0.5).energy_j(node_nm)
   return dataclasses.replace(
     cell,
     area_mm2=cell.area_mm2 + area,
     energy_j=cell.energy_j + more,
     leakage_w=cell.leakage_w + area * leakage_w_mm2(node_nm),
+    idle_j=cell.idle_j + more * energy.value("idle_share"),
+    inputs=inputs,
   )
+
+
+def _width(cell: Mac) -> Any:
+  """Bits of the activation that a cell sees at once."""
+  if cell.kind == "bit_serial":
+    return 1.0
+  bits = cell.activation_bits
+  if cell.kind != "term_serial":
+    return bits
+  lib: Any = np if isinstance(bits, float) else jnp
+  return lib.ceil(lib.log2(bits - 1)) + 1.0
 
 
 def leakage_w_mm2(node_nm: int = 45) -> float:

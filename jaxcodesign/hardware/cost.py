@@ -15,6 +15,7 @@ Everything is jnp on the leaves of the accelerator and the formats: vmap over de
 grad over any leaf. float32 rounds cycle counts above 2^24; `exact` uses float64.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -23,33 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow, synthesis
+from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.cost_report import CostReport
-from jaxcodesign.hardware.dataflow import Operand
 from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.smooth import ceil, maximum
-from jaxcodesign.hardware.spec import Accelerator, Mac
-from jaxcodesign.numerics.formats import BlockFloat, Format
-from jaxcodesign.numerics.rounding import straight_through, straight_through_ceil
-from jaxcodesign.numerics.terms import most_terms
+from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.steps import Steps, covering, operands, steps
+from jaxcodesign.hardware.stored import Stored, executed
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
 
 Scalar = jax.typing.ArrayLike
-
-
-class Steps(NamedTuple):
-  """How a cell takes the multiply-accumulates of a product, [L].
-
-  Attributes:
-    cycles: Of one step.
-    lanes: Multiply-accumulates of one step, neighbours along the contraction.
-    active_j: Joules of an active cycle.
-  """
-
-  cycles: jax.Array
-  lanes: Any
-  active_j: Any
 
 
 def evaluate(
@@ -58,6 +43,7 @@ def evaluate(
   *,
   policy: precision.Policy = (),
   repeats: Scalar = 1.0,
+  stored: Mapping[str, Stored] | None = None,
 ) -> CostReport:
   """Prices a workload on an accelerator.
 
@@ -69,6 +55,9 @@ def evaluate(
       stands for a `Fixed`, may be traced and have derivatives.
     repeats: Executions on new data, one after the other, over which weights that stay
       on chip are fetched once; at least 1. The report is for one execution.
+    stored: How sparse weights lie in memory and run, by `Gemm.rhs`; others are dense.
+      Zeros that an array executes take its cycles and the energy of idle cells, which
+      favours them: the inputs beside them move all the same.
 
   Returns:
     A `CostReport` of scalars and [L] arrays, L the products of the workload.
@@ -76,17 +65,18 @@ def evaluate(
   Raises:
     ValueError: If the workload has no product, or one with a size below 1, a rule of
       `policy` decides none, a group of a format does not divide its contraction, a
-      budget or `repeats` is below 1, or the capacity of a buffer is known and not
-      tabulated (traced, it costs NaN).
+      budget or `repeats` is below 1, the capacity of a buffer is known and not
+      tabulated (traced, it costs NaN), or as `stored.executed`.
   """
   _check(workload, repeats)
   a = _priceable(accelerator)
-  sizes = dataflow.sizes(workload)
-  left, right = _operands(workload, a.mac, policy)
+  sizes, density, index_bits = executed(workload, a, stored or {})
+  left, right = operands(workload, a.mac, policy)
   step = steps(a.mac, left, right, native=not policy)
   repeats = jnp.asarray(repeats, jnp.result_type(float))
+  kept = right._replace(bits=right.bits + index_bits)
   sram_bytes, sram_j, dram = dataflow.bytes_moved(
-    _deep(a, step.lanes), sizes, left, right, repeats
+    _deep(a, step.lanes), sizes, left, kept, repeats
   )
   compute = sizes.runs * fold_cycles(
     a, sizes.m, sizes.k, sizes.n, step.cycles, step.lanes
@@ -94,7 +84,7 @@ def evaluate(
   fetch = dram / a.dram.bandwidth_bytes_s * a.clock_hz
   cycles = maximum(compute, fetch, a.temperature)
   time = cycles / a.clock_hz
-  busy, work, idle = _cells(a, sizes, step, cycles)
+  busy, work, idle = _cells(a, sizes, density, step, cycles)
   parts = {
     "mac": work + idle,
     "sram": sram_j,
@@ -153,6 +143,9 @@ def _check(workload: Workload, repeats: Scalar) -> None:
 def exact(workload: Workload, accelerator: Accelerator, **options: Any) -> CostReport:
   """`evaluate` in float64, as NumPy numbers: for reports. Leaves must be concrete."""
   with jax.enable_x64(True):
+    # A mapping that is no dict would be a leaf.
+    if options.get("stored"):
+      options["stored"] = dict(options["stored"])
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (accelerator, options))
     report = evaluate(workload, wide[0], **wide[1])
     return jax.tree.map(np.asarray, report)
@@ -164,23 +157,29 @@ class Folded(NamedTuple):
   folds: jax.Array
   cycles: jax.Array  # stalls left out
   edges: dataflow.Traffic  # values, of all executions
+  columns: jax.Array  # of the contraction as it is executed
 
 
 def folded(
-  workload: Workload, accelerator: Accelerator, *, policy: precision.Policy = ()
+  workload: Workload,
+  accelerator: Accelerator,
+  *,
+  policy: precision.Policy = (),
+  stored: Mapping[str, Stored] | None = None,
 ) -> Folded:
   """Folds, cycles and accesses of the array by itself, as `evaluate` counts them.
 
   Arguments and errors are those of `evaluate`.
   """
-  a, s = _priceable(accelerator), dataflow.sizes(workload)
-  step = steps(a.mac, *_operands(workload, a.mac, policy), native=not policy)
+  a = _priceable(accelerator)
+  s, _, _ = executed(workload, a, stored or {})
+  step = steps(a.mac, *operands(workload, a.mac, policy), native=not policy)
   edges = dataflow.traffic(_deep(a, step.lanes), s)
-  high, wide, _ = along(a.dataflow, s.m, _covering(s.k, step.lanes), s.n)
+  high, wide, _ = along(a.dataflow, s.m, covering(s.k, step.lanes), s.n)
   folds = ceil(high / a.rows, a.temperature) * ceil(wide / a.cols, a.temperature)
   cycles = fold_cycles(a, s.m, s.k, s.n, step.cycles, step.lanes)
   total = dataflow.Traffic(*(s.count * x for x in edges))
-  return Folded(s.runs * folds, s.runs * cycles, total)
+  return Folded(s.runs * folds, s.runs * cycles, total, s.k)
 
 
 def fold_cycles(
@@ -200,52 +199,11 @@ def fold_cycles(
   Both were measured on bit-parallel cells. That a serial cell passes operands on in one
   cycle, and so fills and drains in as many, is an assumption.
   """
-  high, wide, time = along(a.dataflow, m, _covering(k, lanes), n)
+  high, wide, time = along(a.dataflow, m, covering(k, lanes), n)
   # In floating point: sums of small integers overflow.
   rows, cols = (jnp.asarray(x, jnp.result_type(float)) for x in (a.rows, a.cols))
   folds = ceil(high / rows, a.temperature) * ceil(wide / cols, a.temperature)
   return folds * (time * step + fill(a.dataflow, a.accounting, rows, cols))
-
-
-def steps(mac: Mac, left: Operand, right: Operand, *, native: bool = False) -> Steps:
-  """Cycles, width and energy of a step, for operands of some bits and terms.
-
-  Args:
-    mac: The cell.
-    left: Activations.
-    right: Weights.
-    native: The operands are known to be as wide as the cell.
-
-  The numbers of passes, chunks, fused cells and terms are whole at any temperature: an
-  operand that fits the cell exactly is the usual case. Their derivatives are those of
-  the line through full ones, a secant of the steps: 1 / W passes a bit beyond the W
-  bits of the cell and none below, where one pass is the least, half as much at W. Of
-  operands narrower than a parallel cell switched energy is smooth.
-  """
-  if mac.kind == "term_serial":
-    cycles = left.terms * right.terms
-  elif mac.kind == "chunk_serial":
-    cycles = _chunks(right.bits, mac.weight_bits) * _chunks(
-      left.bits, mac.activation_bits
-    )
-  else:
-    over_weight = _passes(right.bits, mac.weight_bits)
-    over_image = _passes(left.bits, mac.activation_bits)
-    if mac.kind == "bit_serial":
-      cycles = left.bits * over_weight
-    else:
-      cycles = over_weight * over_image
-      if mac.kind == "parallel" and not native:
-        products = right.bits / over_weight * left.bits / over_image
-        full = jnp.sqrt(mac.weight_bits * mac.activation_bits)
-        used = synthesis.share(jnp.sqrt(products), full)
-        return Steps(cycles, mac.lanes, mac.idle_j + mac.dynamic_j() * used)
-  lanes = mac.lanes
-  if mac.kind == "fusible":
-    lanes *= _fused(right.bits, mac.weight_bits) * _fused(
-      left.bits, mac.activation_bits
-    )
-  return Steps(cycles, lanes, mac.energy_j)
 
 
 def _priceable(accelerator: Accelerator) -> Accelerator:
@@ -257,12 +215,12 @@ def _priceable(accelerator: Accelerator) -> Accelerator:
 
 
 def _cells(
-  a: Accelerator, s: dataflow.Sizes, step: Steps, cycles: jax.Array
+  a: Accelerator, s: dataflow.Sizes, density: Any, step: Steps, cycles: jax.Array
 ) -> tuple[jax.Array, Any, Any]:
   """Cell cycles that multiply, joules of these and of the rest, each [L]."""
   results = s.runs * s.m * s.n
-  taken = results * _covering(s.k, step.lanes)
-  busy = taken * step.cycles
+  taken = results * covering(s.k, step.lanes)
+  busy = density * taken * step.cycles
   idle = (a.rows * a.cols * cycles - busy) * a.mac.idle_j
   work = busy * step.active_j + taken * a.mac.group_j + results * a.mac.output_j
   return busy, work, idle
@@ -278,76 +236,11 @@ def _check_sizes(g: Gemm) -> None:
       )
 
 
-def _passes(bits: Any, width: Any) -> jax.Array:
-  """Passes of a cell of `width` over operands of `bits`."""
-  x = bits / width
-  return straight_through(jnp.maximum(x, 1.0), jnp.maximum(jnp.ceil(x), 1.0))
-
-
-def _chunks(bits: Any, width: Any) -> jax.Array:
-  """Chunks of the magnitude, each of a sign and `width` - 1 bits."""
-  return straight_through_ceil((bits - 1) / (width - 1))
-
-
-def _fused(bits: Any, width: Any) -> jax.Array:
-  """Multipliers of `bits` that one of `width` splits into, along one operand."""
-  x = width / jnp.maximum(bits, 2.0)
-  return straight_through(jnp.maximum(x, 1.0), jnp.maximum(jnp.floor(x), 1.0))
-
-
-def _covering(k: Any, lanes: Any) -> Any:
-  """Steps that cover a contraction."""
-  one = isinstance(lanes, int) and lanes == 1
-  return k if one else straight_through_ceil(k / lanes)
-
-
 def _deep(a: Accelerator, lanes: Any) -> Accelerator:
   """The array as deep as it looks to a contraction that lies along its rows."""
   if a.dataflow == "os" or (isinstance(lanes, int) and lanes == 1):
     return a
   return dataclasses.replace(a, rows=a.rows * lanes)
-
-
-def _operands(
-  workload: Workload, mac: Mac, policy: precision.Policy
-) -> tuple[Operand, Operand]:
-  pairs = precision.assign(policy, workload.gemms)
-  number = lambda x: jnp.asarray(x, jnp.result_type(float))
-  bits = lambda fmt, native: number(native if fmt is None else _bits(fmt))
-  # Without a format: any int8, whose magnitude of 7 bits has at most 4 terms.
-  native = most_terms(7)
-  lefts, rights = [], []
-  for (left, right), g in zip(pairs, workload.gemms):
-    _check_groups(left, right, g)
-    lefts.append(
-      (bits(left, mac.activation_bits), left.most_terms() if left else native)
-    )
-    per_value = right and (right.terms_per_value() if g.rhs else right.most_terms())
-    width = mac.weight_bits if g.rhs else mac.activation_bits
-    rights.append((bits(right, width), native if right is None else per_value))
-  left, right = (
-    Operand(*(jnp.stack([number(x) for x in column]) for column in zip(*side)))
-    for side in (lefts, rights)
-  )
-  return left, right
-
-
-def _bits(fmt: Format) -> jax.Array:
-  """Bits of a value; a mantissa, which is a leaf, has the derivative of a bit."""
-  if isinstance(fmt, BlockFloat):
-    bits = 1 + jnp.asarray(fmt.mantissa, jnp.result_type(float))
-    return straight_through(bits, jnp.floor(bits))
-  return jnp.asarray(fmt.bits_per_value(), jnp.result_type(float))
-
-
-def _check_groups(left: Format | None, right: Format | None, g: Gemm) -> None:
-  """Refuses what `quantize` would refuse."""
-  for fmt, length, side in ((left, g.k // g.window, "left"), (right, g.k, "right")):
-    try:
-      if fmt is not None:
-        fmt.check(length)
-    except ValueError as error:
-      raise ValueError(f"{g.name}, {side} operand: {error}") from error
 
 
 def _vector_and_io(

@@ -7,6 +7,10 @@ Edges, values per product [m, k] x [n, k] on R x C cells:
   ws        m k ceil(n/C)    n k              m n ceil(k/R), m n (ceil(k/R) - 1)
   is        m k              n k ceil(m/C)    m n ceil(k/R), m n (ceil(k/R) - 1)
 
+With weights that are stored in fewer columns, see `stored`, k stands for those, but in
+ifmap reads for the columns that are fetched: a combined column is as wide as it has
+members.
+
 Buffers: what the array reads was written before, each operand once when it arrives; a
 finished result is read once when it leaves, in the accumulator's width.
 
@@ -57,6 +61,7 @@ class Sizes:
   out_elements: jax.Array
   weighted: jax.Array  # 1 where the right operand is a weight
   own: jax.Array  # share of the weight that no product before has used, on average
+  fetched: jax.Array  # columns of the left operand that a pass reads; k, but if packed
 
   @property
   def runs(self) -> jax.Array:
@@ -96,7 +101,8 @@ def sizes(workload: Workload) -> Sizes:
     )
     for g in workload.gemms
   ]
-  return Sizes(*(jnp.asarray(c, jnp.result_type(float)) for c in zip(*rows)))
+  columns = [jnp.asarray(c, jnp.result_type(float)) for c in zip(*rows)]
+  return Sizes(*columns, fetched=columns[2])
 
 
 def traffic(a: Accelerator, s: Sizes) -> Traffic:
@@ -109,7 +115,7 @@ def traffic(a: Accelerator, s: Sizes) -> Traffic:
     "is": lambda: (one, up(s.m, a.cols), up(s.k, a.rows)),
   }[a.dataflow]()
   return Traffic(
-    s.batch * s.m * s.k * ifmap,
+    s.batch * s.m * s.fetched * ifmap,
     s.batch * s.n * s.k * weight,
     results * rounds,
     results * (rounds - 1),
@@ -167,7 +173,7 @@ def _off_chip(
   # What a further pass costs: nothing while the operand is on chip.
   passes = edge.weight_reads / (s.batch * s.n * s.k) - 1
   again = streamed * passes * large * (1 - stays * s.weighted)
-  images_again = spilled * (edge.ifmap_reads / (s.batch * s.m * s.k) - 1)
+  images_again = spilled * (edge.ifmap_reads / (s.batch * s.m * s.fetched) - 1)
   if a.dataflow == "os":
     # Either operand may be the one that is gone over again: the cheaper order.
     cheaper = again <= images_again

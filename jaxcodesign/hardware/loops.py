@@ -166,7 +166,7 @@ def at_edges(extent: jax.Array, a: Accelerator) -> dataflow.Traffic:
   """Values between buffers and array, of tiles of `extent` [..., 3] by themselves."""
   m, k, n = extent[..., 0], extent[..., 1], extent[..., 2]
   one = jnp.ones_like(m)
-  sizes = dataflow.Sizes(one, m, k, n, one, m * k, n * k, m * n, one, one)
+  sizes = dataflow.Sizes(one, m, k, n, one, m * k, n * k, m * n, one, one, k)
   return dataflow.traffic(a, sizes)
 
 

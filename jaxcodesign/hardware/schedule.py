@@ -5,7 +5,9 @@ one to the next, and equal products are searched once.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from jaxcodesign.hardware import mapping
 from jaxcodesign.hardware.mapping import Cost, Found, Objective
@@ -64,3 +66,20 @@ def _fixed(size: tuple[int, int, int], machine: Accelerator) -> Cost | None:
     return mapping.simulate(*size, machine, mapping.one_fold(*size, machine))
   except ValueError:  # a fold of it fits no buffer
     return None
+
+
+def record(row: Scheduled) -> dict[str, Any]:
+  """A mapped layer as JSON can hold it; costs are of one of its runs."""
+  cost, cut = row.found.cost, row.found.mapping
+  return {
+    "name": row.name,
+    "runs": row.runs,
+    "dataflow": row.found.dataflow,
+    "order": cut.order,
+    "tile": [int(x) for x in jax.tree.leaves(cut)],
+    "cycles": float(cost.cycles),
+    "time_s": float(cost.time_s),
+    "energy_j": float(cost.energy_j),
+    "dram_bytes": float(cost.moved.dram_bytes),
+    "fixed_time_s": None if row.fixed is None else float(row.fixed.time_s),
+  }

@@ -50,6 +50,9 @@ class Mac:
     group_j: Once for each step: what a group of products needs however wide they are.
     output_j: Of one result on its way out: encoders, comparators, converters.
     output_mm2: Of these, once for each column.
+    inputs: Activations that a cell sees at once and selects one of, by an index beside
+      the weight (MX cells, see `cells.mx`); 1 selects nothing. The numbers above hold
+      with all of them moving.
     lanes: Products that a cell sums in one step, neighbours along the contraction.
   """
 
@@ -64,6 +67,7 @@ class Mac:
   group_j: Leaf = 0.0
   output_j: Leaf = 0.0
   output_mm2: Leaf = 0.0
+  inputs: Leaf = 1.0
   lanes: int = tree.static(default=1)
 
   def __post_init__(self):
@@ -71,6 +75,8 @@ class Mac:
     _positive(self)
     if self.lanes < 1:
       raise ValueError(f"Mac.lanes={self.lanes} must be at least 1")
+    if tree.is_concrete(self.inputs) and np.any(np.asarray(self.inputs) < 1):
+      raise ValueError(f"Mac.inputs={self.inputs}: a cell sees at least 1 activation")
     known = tree.is_concrete(self.idle_j) and tree.is_concrete(self.energy_j)
     if known and np.any(np.asarray(self.idle_j) > np.asarray(self.energy_j)):
       raise ValueError(
@@ -85,12 +91,16 @@ class Mac:
     ws   half of A; the weight stays; half of the sum, an unrelated one every cycle,
          in each register it passes: two in "rtl" accounting, one in "scalesim"
     is   half of W, and the sum as for ws
+
+    Each further input of an MX cell flips half of A more in os and ws. The index that
+    moves with a weight in os is not counted, here and by the simulators.
     """
     w, a = _real(self.weight_bits), _real(self.activation_bits)
+    inputs = _real(self.inputs)
     if dataflow == "os":
-      return w + a
+      return w + a * (1 + inputs) / 2
     registers = 2 if accounting == "rtl" else 1
-    moving = a if dataflow == "ws" else w
+    moving = a * inputs if dataflow == "ws" else w
     return moving / 2 + registers * 4 * _real(self.accumulator_bytes)
 
   def toggle_j(self, dataflow: Dataflow = "os", accounting: Accounting = "rtl") -> Any:

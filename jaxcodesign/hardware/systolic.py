@@ -95,7 +95,7 @@ def simulate(
   _check_choices(dataflow, accounting)
   a, b = whole_bytes(a), whole_bytes(b)
   if dataflow == "os":
-    return moving(a, b, rows, cols, accounting, toggles)
+    return moving(a[None], b, None, rows, cols, accounting, toggles)
   if dataflow == "ws":
     return stationary(a[None], b, None, rows, cols, accounting, toggles)
   product, trace = stationary(b[None], a, None, rows, cols, accounting, toggles)
@@ -106,7 +106,7 @@ def simulate(
   )
 
 
-@partial(jax.jit, static_argnames=("rows", "cols", "accounting", "toggles"))
+@partial(jax.jit, static_argnames=("rows", "cols", "dataflow", "accounting", "toggles"))
 def simulate_packed(
   a: jax.Array,
   values: jax.Array,
@@ -114,15 +114,17 @@ def simulate_packed(
   *,
   rows: int,
   cols: int,
+  dataflow: Dataflow = "ws",
   accounting: Accounting = "rtl",
   toggles: bool = True,
 ) -> tuple[jax.Array, Trace]:
-  """Runs a column-combined product on a weight-stationary array of MX cells.
+  """Runs a column-combined product on an array of MX cells.
 
   A combined column g stands for up to alpha columns of the sparse weight matrix. A cell
   sees all alpha inputs and multiplies the one that its channel index selects (column
-  combining, Kung, McDanel, Zhang, ASPLOS 2019), so the array is smaller by alpha and a
-  fold takes as long as that of an unpacked array.
+  combining, Kung, McDanel, Zhang, ASPLOS 2019). In ws, the paper's, index and weight
+  stay, the array is smaller by alpha, and a fold takes as long as that of an unpacked
+  one. In os the index moves with its weight, and a fold is shorter by alpha.
 
   Args:
     a: [m, g, alpha] left operand, the inputs of each combined column.
@@ -131,15 +133,17 @@ def simulate_packed(
       whose channel is outside multiplies by zero.
     rows: Cells a column, static.
     cols: Cells a row, static.
+    dataflow: "ws" or "os".
     accounting: As for `simulate`.
-    toggles: As for `simulate`.
+    toggles: As for `simulate`; flips of the index are not counted.
 
   Returns:
     The product [m, n], sum over g of values[n, g] * a[m, g, channel[n, g]], and its
     `Trace`; left_reads counts all alpha inputs.
 
   Raises:
-    ValueError: As `simulate`, and if `channel` is no integer array like `values`.
+    ValueError: As `simulate`, if `channel` is no integer array like `values`, or the
+      dataflow is "is": inputs that stay would have to be held alpha at a time.
   """
   if a.ndim != 3 or a.shape[2] < 1:
     raise ValueError(f"packed inputs have shape {a.shape}: [m, g, alpha] is needed")
@@ -149,10 +153,15 @@ def simulate_packed(
       f"channel is {channel.dtype}{list(channel.shape)}: an integer for each of the "
       f"values {list(values.shape)} is needed"
     )
-  _check_choices("ws", accounting)
+  _check_choices(dataflow, accounting)
+  if dataflow == "is":
+    raise ValueError(
+      'dataflow="is": cells would hold all inputs of a group; use "ws" or "os"'
+    )
   lanes = jnp.moveaxis(whole_bytes(a), 2, 0)
   values = whole_bytes(values)
-  return stationary(lanes, values, channel, rows, cols, accounting, toggles)
+  run = moving if dataflow == "os" else stationary
+  return run(lanes, values, channel, rows, cols, accounting, toggles)
 
 
 def _check_operands(a: jax.Array, b: jax.Array, rows: int, cols: int) -> None:

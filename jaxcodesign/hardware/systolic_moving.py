@@ -16,6 +16,7 @@ from jaxcodesign.hardware.array_scan import (
   moved_right,
   pad,
   scan_cycles,
+  selected,
   skew,
   sum_dtype,
   wavefront,
@@ -25,20 +26,29 @@ _WIDE = 64  # columns from which on `_moved` has its other form: 1.6 times as fa
 
 
 def moving(
-  a: jax.Array, b: jax.Array, rows: int, cols: int, accounting: str, toggles: bool
+  a: jax.Array,
+  b: jax.Array,
+  channel: jax.Array | None,
+  rows: int,
+  cols: int,
+  accounting: str,
+  toggles: bool,
 ) -> tuple[jax.Array, Trace]:
-  """a [m, k] and b [n, k] stream through; each fold makes [rows, cols] results."""
-  m, n = a.shape[0], b.shape[0]
-  steps = a.shape[1] + rows + cols - 2
+  """a [alpha, m, k] and b [n, k] stream through; a fold makes [rows, cols] results."""
+  (_, m, k), n = a.shape, b.shape[0]
+  steps = k + rows + cols - 2
   enter = jax.vmap(lambda lanes: skew(lanes, steps, 1))
-  left, right = enter(_tiles(a, rows)), enter(_tiles(b, cols))
+  left = jnp.stack([enter(_tiles(lane, rows)) for lane in a], axis=2)
+  right = enter(_tiles(b, cols))
+  select = None if channel is None else enter(_tiles(channel, cols))
   tall, wide = left.shape[0], right.shape[0]
 
   def fold(index: jax.Array) -> Any:
     i, j = index // wide, index % wide
     high, broad = jnp.minimum(rows, m - i * rows), jnp.minimum(cols, n - j * cols)
     size = lax.optimization_barrier((high, broad))  # or XLA counts while compiling
-    return _os_fold(left[i], right[j], size, a.shape[1], accounting, toggles)
+    chosen = None if select is None else select[j]
+    return _os_fold(left[i], right[j], chosen, size, k, accounting, toggles)
 
   product, trace = map_folds(fold, tall * wide, rows * cols)
   product = product.reshape(tall, wide, rows, cols).swapaxes(1, 2)
@@ -48,48 +58,50 @@ def moving(
 def _os_fold(
   a: jax.Array,
   b: jax.Array,
+  channel: jax.Array | None,
   size: tuple[jax.Array, jax.Array],
   k: int,
   accounting: str,
   toggles: bool,
 ) -> tuple[jax.Array, Trace]:
-  """Skewed edges [steps, rows] and [steps, cols]; `size` of the results is wanted."""
-  (steps, rows), cols, (high, broad) = a.shape, b.shape[1], size
+  """Edges a [steps, alpha, rows], b and channel [steps, cols]; `size` is wanted."""
+  (steps, alpha, rows), cols, (high, broad) = a.shape, b.shape[1], size
   total = sum_dtype(a.dtype, b.dtype)
-  feed = (a, b, wavefront(steps, rows, high, 1, k) if toggles else None)
+  # Lanes apart: as one array even a single one takes a fifth longer.
+  lanes = tuple(a[:, i] for i in range(alpha))
+  feed = (lanes, b, channel, wavefront(steps, rows, high, 1, k) if toggles else None)
 
   def cycle(state: Any, edge: Any) -> Any:
-    left, right, sums, live = state
-    left, right = _moved(edge[0], left), moved_down(edge[1], right)
-    new = (left, right, sums + left.astype(total) * right.astype(total))
+    left, right, sums, select, live = state
+    left = tuple(_moved(enters, x) for enters, x in zip(edge[0], left))
+    right = moved_down(edge[1], right)
+    if select is not None:
+      select = moved_down(edge[2], select)
+    seen = left[0] if select is None else selected(left, select)
+    new = (left, right, sums + seen.astype(total) * right.astype(total))
     if not toggles:
-      return (*new, live), (None, None)
-    live = moved_right(edge[2], live)
+      return (*new, select, live), (None, None)
+    live = moved_right(edge[3], live)
     busy = jnp.sum(live & (jnp.arange(cols)[None, :] < broad), dtype=jnp.int32)
-    return (*new, live), (busy, flips(state[:3], new))
+    return (*new, select, live), (busy, flips(state[:3], new))
 
   cells = (rows, cols)
   state = (
-    jnp.zeros(cells, a.dtype),
+    (jnp.zeros(cells, a.dtype),) * alpha,
     jnp.zeros(cells, b.dtype),
     jnp.zeros(cells, total),
+    None if channel is None else jnp.zeros(cells, channel.dtype),
     jnp.zeros(cells, bool) if toggles else None,
   )
-  (left, right, sums, _), (busy, flipped) = scan_cycles(cycle, state, feed, steps)
+  last, (busy, flipped) = scan_cycles(cycle, state, feed, steps)
   if busy is None:
     busy = busy_cells(steps, rows, high, broad, 1, k)
   written = jnp.zeros(steps, jnp.int32).at[-1].add((high * broad).astype(jnp.int32))
-  trace = Trace(
-    busy,
-    entering(steps, high, 1, k),
-    entering(steps, broad, 1, k),
-    written,
-    jnp.zeros_like(written),
-    flipped,
-  )
+  lefts, rights = alpha * entering(steps, high, 1, k), entering(steps, broad, 1, k)
+  trace = Trace(busy, lefts, rights, written, jnp.zeros_like(written), flipped)
   if accounting == "scalesim":
-    return sums, trace
-  return _drain(left, right, sums, trace, high, broad)
+    return last[2], trace
+  return _drain(last[:3], trace, high, broad)
 
 
 def _moved(edge: jax.Array, x: jax.Array) -> jax.Array:
@@ -101,14 +113,13 @@ def _moved(edge: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _drain(
-  left: jax.Array,
-  right: jax.Array,
-  sums: jax.Array,
+  registers: tuple[Any, jax.Array, jax.Array],
   trace: Trace,
   high: jax.Array,
   broad: jax.Array,
 ) -> tuple[jax.Array, Trace]:
   """Shifts the sums down and out through a row of output registers: R + 1 cycles."""
+  left, right, sums = registers
   rows, cols = sums.shape
   zero = jnp.zeros(cols, sums.dtype)
 

@@ -17,6 +17,7 @@ from jaxcodesign.hardware.array_scan import (
   moved_right,
   pad,
   scan_cycles,
+  selected,
   skew,
   sum_dtype,
   unskew,
@@ -103,7 +104,8 @@ def _ws_fold(
   def cycle(state: Any, edge: Any) -> Any:
     inputs, made, held, live = state
     inputs = jax.vmap(moved_right)(edge[0], inputs)
-    product = _chosen(inputs, channel).astype(made.dtype) * weight.astype(made.dtype)
+    seen = inputs[0] if channel is None else selected([*inputs], channel)
+    product = seen.astype(made.dtype) * weight.astype(made.dtype)
     above = made if held is None else held
     new = moved_down(edge[1], above) + product
     # With an output register a sum waits in it for a cycle.
@@ -166,13 +168,3 @@ def _load(
     return new, flips(before, after) if toggles else None
 
   return scan_cycles(cycle, jnp.zeros_like(weight), weight[::-1], weight.shape[0])
-
-
-def _chosen(left: jax.Array, channel: jax.Array | None) -> jax.Array:
-  """The input that a cell's multiplexer lets through, of [alpha, rows, cols]."""
-  if channel is None:
-    return left[0]
-  picked = jnp.zeros_like(left[0])
-  for i in range(left.shape[0]):
-    picked = jnp.where(channel == i, left[i], picked)
-  return picked

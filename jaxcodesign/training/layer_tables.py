@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from jaxcodesign.hardware.layer_costs import LayerCost, Priced
+from jaxcodesign.hardware.layer_costs import (
+  Compared,
+  LayerCost,
+  Priced,
+  Saved,
+  by_kind,
+)
 from jaxcodesign.hardware.schedule import Scheduled
 from jaxcodesign.hardware.verify import Checked
 from jaxcodesign.training.findings import quantity
@@ -67,7 +73,7 @@ def beside(many: Sequence[Priced]) -> Table:
   table.add_section()
   reports = [priced.report for priced in many]
   totals = (
-    (f"{float(r.cycles):,.0f}", f"{float(r.utilization):.1%}",
+    (f"{float(r.cycles):,.0f}", percent(float(r.utilization)),
      quantity(float(r.energy_j), "J")) for r in reports
   )  # fmt: skip
   table.add_row("total", "", "", "", *(c for t in totals for c in t), style="bold")
@@ -78,6 +84,61 @@ def beside(many: Sequence[Priced]) -> Table:
   ):
     values = (quantity(float(getattr(r, key)), unit) for r in reports)
     table.add_row(name, "", "", "", *(c for v in values for c in ("", "", v)))
+  return table
+
+
+def kinds(many: Sequence[Priced]) -> Table:
+  """Shares of multiplications and of cycles of each kind of layer, on each array."""
+  table = _table("by kind of layer", "layers", "MACs", "of all")
+  table.columns[0].header = "kind"
+  for priced in many:
+    for what in ("cycles", "of all", "used"):
+      table.add_column(f"{priced.name}\n{what}", justify="right")
+  for rows in zip(*map(by_kind, many)):
+    x = rows[0]
+    cells = (
+      (f"{r.cycles:,.0f}", percent(r.cycles_share), percent(r.utilization))
+      for r in rows
+    )
+    table.add_row(
+      x.kind, f"{x.layers:,}", f"{x.macs:,}", percent(x.macs_share),
+      *(c for three in cells for c in three),
+    )  # fmt: skip
+  return table
+
+
+def saved(rows: Sequence[Saved], title: str) -> Table:
+  """What a network saves against another, and what is left of it on each array."""
+  table = _table(title, "MACs", "cycles", "time", "energy", "used", "by the\nother")
+  table.caption = "of the other over its own: below 1x nothing is saved"
+  table.caption_justify = "left"
+  table.columns[0].header = "array"
+  for x in rows:
+    ratios = (f"{ratio:.2f}x" for ratio in (x.macs, x.cycles, x.time, x.energy))
+    table.add_row(
+      x.array, *ratios, percent(x.utilization), percent(x.other_utilization)
+    )
+  return table
+
+
+def compared(rows: Sequence[Compared], title: str) -> Table:
+  """Ways to store the weights of each layer, one under the other; totals last."""
+  table = _table(
+    title, "weights", "outputs\nx columns", "tiles", "folds", "cycles", "used",
+    "time", "energy", "energy\nx delay", "area",
+  )  # fmt: skip
+  table.columns[1].justify = "left"
+  each = len(rows) // len({x.title for x in rows})
+  for i in range(each):
+    for x in rows[i::each]:
+      size = "" if x.columns is None else f"{x.outputs:,} x {x.columns:,.0f}"
+      table.add_row(
+        x.name if x is rows[i] else "", x.title, size, f"{x.tiles:,}", f"{x.folds:,}",
+        f"{x.cycles:,.0f}", percent(x.utilization), *_spent(x.time_s, x.energy_j),
+        quantity(x.edp_js, "Js"), f"{x.area_mm2:.3g} mm2",
+        style="bold" if x.columns is None else None,
+      )  # fmt: skip
+    table.add_section()
   return table
 
 
@@ -139,6 +200,11 @@ def mapped(rows: Sequence[Scheduled], title: str) -> Table:
   return table
 
 
+def percent(share: float) -> str:
+  """A share; small ones in two digits: an array hardly used is not an idle one."""
+  return f"{share:.1%}" if share >= 0.01 else f"{100 * share:.2g}%"
+
+
 def _table(title: str, *columns: str) -> Table:
   table = Table(
     "layer",
@@ -154,7 +220,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _short(x: LayerCost, best: bool) -> list[str]:
-  cells = [f"{x.cycles:,.0f}", f"{x.utilization:.1%}", quantity(x.energy_j, "J")]
+  cells = [f"{x.cycles:,.0f}", percent(x.utilization), quantity(x.energy_j, "J")]
   return [f"[bold]{cell}[/]" for cell in cells] if best else cells
 
 
@@ -162,7 +228,7 @@ def _measures(
   folds: float, cycles: float, array_cycles: float, used: float
 ) -> list[str]:
   waited = max(0.0, 1 - array_cycles / cycles)
-  return [f"{folds:,}", f"{cycles:,.0f}", f"{waited:.0%}", f"{used:.1%}"]
+  return [f"{folds:,}", f"{cycles:,.0f}", f"{waited:.0%}", percent(used)]
 
 
 def _moved(reads: float, writes: float, dram_bytes: float) -> list[str]:

@@ -98,10 +98,39 @@ def test_serial_cells_have_the_published_efficiency():
   assert work(tmac, 3.75) / work(serial, 8) == pytest.approx(3.0)
 
 
+@pytest.mark.parametrize(
+  ("make", "joules", "um2", "size"),
+  [
+    (presets.int8_45nm, 0.5938e-12, 1347, (20, 21)),
+    (presets.bit_serial_45nm, 0.1020e-12, 245.0, (48, 49)),
+  ],
+)
+def test_machines_with_mx_cells_are_those_of_the_docstring(make, joules, um2, size):
+  plain = make()
+  grown = presets.mx(plain)
+  assert grown.name == f"{plain.name} MX8" and grown.mac.inputs == 8
+  assert (grown.rows, grown.cols) == (plain.rows, plain.cols)
+  assert grown.mac.energy_j == pytest.approx(joules, rel=1e-3)
+  assert grown.mac.area_mm2 == pytest.approx(um2 * 1e-6, rel=1e-3)
+  room = float(presets.int8_45nm().array_mm2())
+  fitted = presets.mx(plain, array_mm2=room)
+  assert (fitted.rows, fitted.cols) == size
+  assert room * 0.95 < fitted.array_mm2() <= room
+  assert dataclasses.replace(fitted, rows=plain.rows, cols=plain.cols) == grown
+  with pytest.raises(ValueError, match=r"holds no .* MX8 cell of"):
+    presets.mx(plain, array_mm2=1e-4)
+
+
+def test_mx_cells_are_priced_at_the_node_of_the_machine():
+  small, large = presets.tpu_like(), presets.int8_45nm()
+  more = [presets.mx(m, 4).mac.area_mm2 - m.mac.area_mm2 for m in (small, large)]
+  assert more[0] / more[1] == pytest.approx((32 / 45) ** 2)
+
+
 def test_leaves_carry_their_unit():
   machine = presets.int8_45nm()
   units = ("_s", "_j", "_bytes", "_bytes_s", "_hz", "_mm2", "_w", "_bits")
-  plain = {"rows", "cols", "temperature", "vector/lanes"}
+  plain = {"rows", "cols", "temperature", "vector/lanes", "mac/inputs"}
   for name in tree.names(machine):
     assert name in plain or name.endswith(units), name
   assert all(isinstance(leaf, float) for leaf in jax.tree.leaves(machine))
@@ -187,7 +216,7 @@ def test_published_machines_are_built_priced_and_printed(make, dataflow):
   assert "conv" in text and "head" in text and f"{report.time_s * 1e6:,.2f} us" in text
   assert "conv" in report._repr_html_()
   for name in tree.names(machine):
-    plain = {"rows", "cols", "temperature", "vector/lanes"}
+    plain = {"rows", "cols", "temperature", "vector/lanes", "mac/inputs"}
     assert name in plain or "_" in name, name
 
 
@@ -252,6 +281,7 @@ def test_published_numbers_stand_in_the_docstring(name):
   assert re.search("HPCA|ISCA|JSSC", told)
   numbers = tree.named_leaves(machine)
   assert numbers.pop("temperature") == 0  # a knob of the model
+  assert numbers.pop("mac/inputs") == 1  # nothing to select
   for leaf, value in numbers.items():
     if value == 0 and leaf in ("mac/group_j", "mac/output_j", "mac/output_mm2"):
       continue  # the cell has no such part

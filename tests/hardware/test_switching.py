@@ -146,6 +146,20 @@ def test_packed_operands_are_priced():
   assert all(joules > 0 for joules in found.values())
 
 
+@pytest.mark.parametrize("flow", ["os", "ws"])
+def test_further_inputs_flip_as_many_bits_as_the_cell_says(flow):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(rng.integers(-128, 128, shape), jnp.int8)
+  channel = jnp.asarray(rng.integers(0, 4, (16, 32)), jnp.int8)
+  _, trace = systolic.simulate_packed(
+    draw(64, 32, 4), draw(16, 32), channel, rows=16, cols=16, dataflow=flow
+  )
+  flipped = int(trace.toggles.left.sum()) / int(trace.busy.sum())
+  plain = presets.int8_45nm().mac
+  further = dataclasses.replace(plain, inputs=4.0).flips(flow) - plain.flips(flow)
+  assert further == 12 and flipped * 3 / 4 == pytest.approx(further, rel=0.1)
+
+
 def test_leaves_have_slopes():
   trace, a = run("os"), presets.int8_45nm(8, 8)
   total = lambda x: sum(switching.energy_j(trace, x).values())

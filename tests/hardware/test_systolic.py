@@ -208,6 +208,16 @@ def test_packed_cells_multiply_the_input_they_select(alpha, accounting):
   assert int(trace.left_reads.sum()) == 13 * 11 * alpha * 2
 
 
+@pytest.mark.parametrize("flow", ["os", "ws"])
+def test_packed_cells_of_one_input_are_plain_cells(flow):
+  rng = np.random.default_rng(2)
+  a, b = integers(rng, (9, 7)), integers(rng, (6, 7))
+  options = {"rows": 4, "cols": 5, "dataflow": flow}
+  plain = systolic.simulate(a, b, **options)
+  packed = systolic.simulate_packed(a[:, :, None], b, np.zeros_like(b), **options)
+  jax.tree.map(np.testing.assert_array_equal, packed, plain)
+
+
 @pytest.mark.parametrize("method", ["dense_first", "pairs"])
 def test_a_combined_matrix_is_its_pruned_one_in_fewer_cycles(method):
   rng = np.random.default_rng(5)
@@ -289,6 +299,8 @@ def test_mixed_kinds_packed_shapes_and_sizes_are_refused():
     systolic.simulate_packed(x, x, x, rows=4, cols=4)
   with pytest.raises(ValueError, match="an integer for each"):
     systolic.simulate_packed(x[:, :, None], x, x[:2], rows=4, cols=4)
+  with pytest.raises(ValueError, match='dataflow="is": cells would hold all inputs'):
+    systolic.simulate_packed(x[:, :, None], x, x, rows=4, cols=4, dataflow="is")
   for wrong in (0, 2.5):
     with pytest.raises(ValueError, match=f"k={wrong}: a size is an integer"):
       systolic.cycles(3, wrong, 3, 4, 4, "os")
