@@ -5,9 +5,14 @@ unstructured one is measured against a sort as well, the usual way to its thresh
 Grouping runs on the host, on one core. Beside it stands the plain algorithm, a bool a
 row and a Python loop over the pairs, on fewer columns of full height; its time is
 multiplied by the square of the ratio of columns, as there are as many more pairs.
+
+A pruning step is one of AdamW with the masks of `training.pruning`, the network of
+`benchmark_training` masked in the forward pass and the weights after it; the floor is
+the step without masks, run in turns.
 """
 
 from collections.abc import Callable, Iterator
+import functools
 import itertools
 import statistics
 import time
@@ -16,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcodesign.numerics.column_combining import (
   Groups,
@@ -25,6 +31,8 @@ from jaxcodesign.numerics.column_combining import (
   pack,
   prune_conflicts,
 )
+from jaxcodesign.numerics.masks import Rule
+from jaxcodesign.numerics.schedules import Cubic, OneShot
 from jaxcodesign.numerics.sparsity import (
   Blocks,
   Channels,
@@ -33,6 +41,8 @@ from jaxcodesign.numerics.sparsity import (
   Unstructured,
   magnitude,
 )
+from jaxcodesign.training import losses, pruning
+from launch.benchmark_training import BATCH, CLASSES, PIXELS, networks
 from launch.timing import Measurement, ratio
 
 DENSITY = 0.16  # of ResNet-20 in the column combining paper, as recalled
@@ -46,22 +56,30 @@ PATTERNS: dict[str, tuple[Pattern, str]] = {
   "unstructured": (Unstructured(DENSITY), ""),
 }
 
+RULES = [
+  Rule("conv*/kernel", Unstructured(DENSITY)),
+  Rule("dense*/kernel", NOfM(2, 4, axis=0)),
+]
+EVERY = 50  # steps from one event to the next
+
 
 def sparsity(
-  size: int = 4096, draws: int = 20, plain_columns: int = 128
+  size: int = 4096, draws: int = 20, plain_columns: int = 128, repetitions: int = 15
 ) -> Iterator[Measurement]:
-  """Masks and groups of a square matrix of `size`, then packing of small random ones.
+  """Masks and groups of a square matrix of `size`, small random packings, then steps.
 
   Args:
     size: Rows and columns; a multiple of 8.
     draws: Random 96 x 94 matrices that are packed.
     plain_columns: Columns that the plain groupers get.
+    repetitions: Pairs of pruning and plain steps.
   """
   w = jax.random.normal(jax.random.key(0), (size, size))
   yield from _masks(w)
   kept = np.asarray(jax.jit(Unstructured(DENSITY).mask)(jnp.abs(w)))
   yield from _grouping(kept, plain_columns)
   yield from _packing(draws)
+  yield from _steps(repetitions)
 
 
 def _masks(w: jax.Array) -> Iterator[Measurement]:
@@ -195,3 +213,49 @@ def _packing(draws: int) -> Iterator[Measurement]:
 def _packed(w: np.ndarray, method: Method, gamma: float) -> PackedColumns:
   groups = _group(w, method, gamma)
   return pack(prune_conflicts(w, groups), groups)
+
+
+def _steps(repetitions: int) -> Iterator[Measurement]:
+  """A step of the CNN under masks: without an event, with one, and the mean of both."""
+  plain = _stepper(optax.adamw(1e-3))
+  pruned = lambda schedule: _stepper(pruning.prune(optax.adamw(1e-3), RULES, schedule))
+  floor = "its step without masks"
+  quiet = pruned(OneShot(0))
+  quiet()  # the only event
+  value, took = ratio(quiet, plain, repetitions)
+  title = "pruning step, CNN"
+  yield Measurement(title, value, "x", floor, "<= 1.15 x", took)
+  event, took = ratio(pruned(Cubic(0, 10_000, events=10_000)), plain, repetitions)
+  yield Measurement(f"{title}, with an event", event, "x", floor, "", took)
+  mean = (value * (EVERY - 1) + event) / EVERY
+  name = f"{title}, an event in {EVERY} steps"
+  yield Measurement(name, mean, "x", floor, "<= 1.15 x", took)
+
+
+def _stepper(optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+  """A function that makes one step from where the last one ended."""
+  apply, params = networks()["CNN"]
+  images = jax.random.normal(jax.random.key(0), (BATCH, PIXELS, PIXELS, 1))
+  labels = jnp.arange(BATCH) % CLASSES
+  init = optimizer.init(params)
+
+  def loss(params: Any) -> jax.Array:
+    return losses.cross_entropy(apply(params, images), labels)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def update(params: Any, state: Any) -> Any:
+    masked = isinstance(state, pruning.PruneState)
+    seen = pruning.sparse(params, state) if masked else params
+    value, grads = jax.value_and_grad(loss)(seen)
+    # optax raises floats to integer powers, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+      changes, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, changes), state, value
+
+  held = [jax.tree.map(jnp.copy, params), init]
+
+  def run() -> Any:
+    *held[:], value = update(*held)
+    return value
+
+  return run

@@ -148,7 +148,7 @@ def test_benchmark_measures_ratios(capsys, monkeypatch):
     "numerics": lambda: benchmark.numerics((16,), names=("int8", "MXFP4")),
     "hardware": lambda: benchmark.hardware((4,), 2e6, layers=0, designs=20),
     "exactness": benchmark.exactness,
-    "sparsity": lambda: benchmark.sparsity(64, 2, 24),
+    "sparsity": lambda: benchmark.sparsity(64, 2, 24, 2),
   }
   monkeypatch.setattr(benchmark, "GROUPS", few)
   assert benchmark.main(["--shapes", "2"]) == 0

@@ -61,7 +61,7 @@ def masks(params: Any, rules: Sequence[Rule], *, scores: Any = None) -> Any:
     score = magnitude(leaf) if scores is None else jnp.asarray(score)
     _check_shape("scores", name, score, leaf)
     try:
-      found.append(pattern.mask(score))
+      found.append(_mask(pattern, score))
     except (TypeError, ValueError) as error:
       raise type(error)(f"{name}: {error}") from error
   return structure.unflatten(found)
@@ -93,6 +93,16 @@ def apply(masks: Any, params: Any) -> Any:
       raise TypeError(f"masks: {name} is {mask.dtype}; pass bool, mask != 0")
     kept.append(jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)))
   return structure.unflatten(kept)
+
+
+def _mask(pattern: Pattern, scores: jax.Array) -> jax.Array:
+  """The mask, spread over devices as `scores` are."""
+  place = jax.typeof(scores).sharding
+  if all(axis is None for axis in place.spec):
+    return pattern.mask(scores)
+  # On explicit axes a reshape must be told its sharding. Counts need all scores anyway.
+  whole = jax.NamedSharding(place.mesh, jax.P())
+  return jax.reshard(pattern.mask(jax.reshard(scores, whole)), place)
 
 
 def _assign(rules: Sequence[Rule], names: list[str]) -> dict[str, Pattern | None]:

@@ -7,14 +7,17 @@ A pattern turns scores [...], larger where a value matters more, into a mask:
   Blocks        rectangles, by the sum of their scores
   Channels      whole slices of one axis, by the sum of their scores
 
-A density is a leaf: it may be traced, so a schedule that moves it compiles once. Of
-`size` values (blocks, channels) it keeps round(density * size), in float32, halves to
-even: exact up to 2^24 of them, to within one in 2^24 beyond. Equal scores go to the
-lower index in row-major order, also where all are equal; NaN counts as -inf.
+A density, and the n of NOfM, is a leaf: it may be traced, so a schedule that moves it
+compiles once. Of `size` values (blocks, channels) a density keeps round(density *
+size), in float32, halves to even: exact up to 2^24 of them, to within one in 2^24
+beyond. Equal scores go to the lower index in row-major order, also where all are equal;
+NaN counts as -inf.
 """
 
 import abc
+import dataclasses
 import math
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +33,22 @@ class Pattern(abc.ABC):
   """A rule for which values stay.
 
   Laws: an exact count per group; the mask of a masked array is the same mask, where
-  scores are magnitudes and no kept one is zero.
+  scores are magnitudes and no kept one is zero; `at(density)` is the same pattern, and
+  of the same scores a lower density keeps a part of what a higher one does.
+
+  Attributes:
+    density: Part that stays, 0 to 1.
   """
+
+  density: jax.typing.ArrayLike
+
+  def at(self, density: jax.typing.ArrayLike) -> Self:
+    """The same pattern at another density, which may be traced.
+
+    Raises:
+      ValueError: If it is outside [0, 1]; a traced one counts as the nearer end.
+    """
+    return dataclasses.replace(self, density=density)  # pyright: ignore[reportArgumentType]
 
   @abc.abstractmethod
   def mask(self, scores: jax.Array) -> jax.Array:
@@ -54,7 +71,7 @@ class Unstructured(Pattern):
   density: jax.typing.ArrayLike
 
   def __post_init__(self):
-    _check_density(self.density)
+    check_density(self.density)
 
   def mask(self, scores: jax.Array) -> jax.Array:
     _check_real(scores)
@@ -66,29 +83,49 @@ class NOfM(Pattern):
   """The n largest of every m neighbours: 2:4, 4:8, 1:4. Ties go to the lower index.
 
   Attributes:
-    n: Values that stay, 0 to m.
+    n: Values that stay, 0 to m; a traced one outside counts as the nearer end.
     m: Neighbours along `axis`; must divide it.
     axis: Of the contraction; negative counts from the end.
 
   Reference: Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021.
   """
 
-  n: int = tree.static(default=2)
+  n: jax.typing.ArrayLike = 2
   m: int = tree.static(default=4)
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
-    if self.m < 1 or not 0 <= self.n <= self.m:
+    if not jnp.issubdtype(jnp.result_type(self.n), jnp.integer):
+      raise TypeError(f"n={self.n} is no integer; NOfM.at takes a density")
+    given = np.asarray(self.n) if tree.is_concrete(self.n) else np.zeros(())
+    if self.m < 1 or np.any(given < 0) or np.any(given > self.m):
       raise ValueError(f"n={self.n} of m={self.m}: 0 <= n <= m and m >= 1 are needed")
+
+  @property
+  def density(self) -> jax.typing.ArrayLike:  # pyright: ignore[reportIncompatibleVariableOverride]
+    """n / m, in float32 where n is an array."""
+    if tree.is_array(self.n):
+      return jnp.asarray(self.n).astype(jnp.float32) / jnp.float32(self.m)
+    return self.n / self.m
+
+  def at(self, density: jax.typing.ArrayLike) -> Self:
+    """The pattern that keeps round(density * m) of m, halves to even.
+
+    Raises:
+      ValueError: If `density` is outside [0, 1]; a traced one counts as the nearer end.
+    """
+    check_density(density)
+    return dataclasses.replace(self, n=_part(density, self.m))
 
   def mask(self, scores: jax.Array) -> jax.Array:
     """bool [...]: True for exactly n of every m.
 
     Raises:
       TypeError: If `scores` are complex.
-      ValueError: If `axis` is out of range or m does not divide it.
+      ValueError: If `axis` is out of range, m does not divide it, or n has a shape.
     """
     _check_real(scores)
+    _check_scalar("n", self.n)
     axis = _positive(self.axis, scores.shape)
     if scores.shape[axis] % self.m:
       raise ValueError(
@@ -104,14 +141,16 @@ class NOfM(Pattern):
 
   def _kept(self, lanes: list[jax.Array]) -> list[jax.Array]:
     """For each lane, whether fewer than n others come before it."""
+    count = jnp.uint8 if self.m < 256 else jnp.int32
+    n = jnp.clip(jnp.asarray(self.n), 0, self.m).astype(count)
     kept = []
     for i, lane in enumerate(lanes):
-      ahead = jnp.zeros(lane.shape, jnp.int8)
+      ahead = jnp.zeros(lane.shape, count)
       for j, other in enumerate(lanes):
         if j != i:
           first = other >= lane if j < i else other > lane
-          ahead = ahead + first.astype(jnp.int8)
-      kept.append(ahead < self.n)
+          ahead = ahead + first.astype(count)
+      kept.append(ahead < n)
     return kept
 
 
@@ -131,7 +170,7 @@ class Blocks(Pattern):
     object.__setattr__(self, "shape", tuple(self.shape))  # a list has no hash
     if not self.shape or min(self.shape) < 1:
       raise ValueError(f"shape={self.shape} of a block: sizes of at least 1 are needed")
-    _check_density(self.density)
+    check_density(self.density)
 
   def mask(self, scores: jax.Array) -> jax.Array:
     _check_real(scores)
@@ -162,7 +201,7 @@ class Channels(Pattern):
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
-    _check_density(self.density)
+    check_density(self.density)
 
   def mask(self, scores: jax.Array) -> jax.Array:
     _check_real(scores)
@@ -215,7 +254,11 @@ def wide(scores: jax.Array) -> jax.Array:
   return scores if scores.dtype == jnp.float64 else scores.astype(jnp.float32)
 
 
-def _check_density(density: jax.typing.ArrayLike) -> None:
+def check_density(density: jax.typing.ArrayLike) -> None:
+  """Raises a TypeError unless `density` is a real number, a ValueError outside [0, 1].
+
+  Of a traced one the value is not checked.
+  """
   tree.check_number("density", density)
   if not tree.is_concrete(density):
     return
@@ -242,13 +285,22 @@ def _count(density: jax.typing.ArrayLike, size: int) -> jax.Array:
   """int32: how many of `size` stay; the rounding is told at the top."""
   if size >= 2**31:
     raise ValueError(f"{size} scores: at most 2^31 - 1 are counted; split the array")
+  _check_scalar("density", density)
+  return _part(density, size)
+
+
+def _part(density: jax.typing.ArrayLike, size: int) -> jax.Array:
+  """int32, of the shape of `density`: round(density * size), at most `size`."""
   part = jnp.asarray(density).astype(jnp.float32)
-  if part.ndim:
-    raise ValueError(
-      f"density has shape {part.shape}: a mask has one; jax.vmap over the pattern"
-    )
   kept = jnp.round(part * jnp.float32(size)).astype(jnp.int32)
   return jnp.where(part >= 1, size, jnp.clip(kept, 0, size))
+
+
+def _check_scalar(name: str, value: jax.typing.ArrayLike) -> None:
+  if jnp.ndim(value):
+    raise ValueError(
+      f"{name} has shape {jnp.shape(value)}: a mask has one; jax.vmap over the pattern"
+    )
 
 
 def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:

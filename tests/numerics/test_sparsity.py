@@ -153,6 +153,42 @@ def test_a_density_is_a_leaf_and_a_schedule_traces_once():
   assert many.sum(axis=(1, 2)).tolist() == [60, 420]
 
 
+ALL = [NOfM(2, 4), NOfM(jnp.int32(1), 8, axis=0), NOfM(3, 3)] + [
+  make(0.25) for make in PATTERNS.values()
+]
+
+
+@pytest.mark.parametrize("pattern", ALL, ids=lambda p: type(p).__name__)
+def test_a_pattern_at_other_densities_is_itself_with_fewer_or_more(pattern):
+  chex.clear_trace_counter()
+  x = jax.random.normal(jax.random.key(0), (8, 24))
+  density = pattern.density
+  np.testing.assert_array_equal(
+    mask(pattern.at(jnp.asarray(density, jnp.float32)), x), mask(pattern, x)
+  )
+  at = jax.jit(chex.assert_max_traces(lambda d: pattern.at(d).mask(jnp.abs(x)), n=1))
+  before = np.zeros(x.shape, bool)
+  for part in (-1.0, 0.0, 0.3, 0.6, 1.0, 2.0):  # a traced one outside is the nearer end
+    found = np.asarray(at(part))
+    assert not (before & ~found).any()
+    np.testing.assert_array_equal(found, mask(pattern.at(min(max(part, 0), 1)), x))
+    before = found
+  assert before.all() and not np.asarray(at(0.0)).any()
+  with pytest.raises(ValueError, match=r"density=1.5 is outside"):
+    pattern.at(1.5)
+
+
+def test_n_of_m_at_a_density_keeps_the_nearest_count_and_n_is_a_leaf():
+  counts = [int(NOfM(2, 4).at(d).n) for d in (0.0, 0.2, 0.5, 0.625, 0.7, 0.9, 1.0)]
+  assert counts == [0, 1, 2, 2, 3, 4, 4]  # 2.5 of 4 goes to the even 2
+  for m in (1, 3, 7, 41, 96):  # a density tells n again
+    every = NOfM(jnp.arange(m + 1), m)
+    np.testing.assert_array_equal(every.at(every.density).n, every.n)
+  x = jax.random.normal(jax.random.key(0), (6, 16))
+  many = jax.vmap(lambda p: p.mask(magnitude(x)))(NOfM(jnp.array([1, 3, 4]), 4))
+  assert many.sum(axis=(1, 2)).tolist() == [24, 72, 96]
+
+
 def test_a_sharded_array_has_the_same_mask():
   x = jax.random.normal(jax.random.key(1), (64, 24))
   mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -208,6 +244,13 @@ def kernel_mask(mask):
   ("use", "error", "message"),
   [
     (lambda: NOfM(5, 4), ValueError, "n=5 of m=4"),
+    (lambda: NOfM(2.0), TypeError, "n=2.0 is no integer; NOfM.at"),
+    (lambda: NOfM(jnp.array([1, 5])), ValueError, r"of m=4: 0 <= n"),
+    (
+      lambda: NOfM(jnp.ones(2, int)).mask(jnp.ones(4)),
+      ValueError,
+      r"n has shape \(2,\)",
+    ),
     (lambda: NOfM().mask(jnp.ones((3, 6))), ValueError, "m=4 does not divide axis -1"),
     (lambda: NOfM(axis=2).mask(jnp.ones((4, 4))), ValueError, "axis=2 is out of range"),
     (lambda: NOfM().mask(jnp.ones(4, jnp.complex64)), TypeError, "complex64; pass"),
