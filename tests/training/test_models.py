@@ -42,6 +42,7 @@ def test_groups_of_8_never_mix_two_kernel_taps():
 
 def numpy_apply(params, x):
   """The network in loops: an answer that shares no code with the model."""
+  features = []
   for name in ("conv1", "conv2"):
     kernel, bias = params[name]["kernel"], params[name]["bias"]
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -55,9 +56,10 @@ def numpy_apply(params, x):
       out[:, i : h // 2 * 2 : 2, j : w // 2 * 2 : 2] for i, j in np.ndindex(2, 2)
     ]
     x = np.max(corners, axis=0)
+    features.append(x)
   x = x.reshape(len(x), -1)
   x = np.maximum(x @ params["dense1"]["kernel"] + params["dense1"]["bias"], 0)
-  return x @ params["dense2"]["kernel"] + params["dense2"]["bias"]
+  return x @ params["dense2"]["kernel"] + params["dense2"]["bias"], *features
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (9, 7, 3)])
@@ -65,9 +67,10 @@ def test_apply_matches_numpy(shape):
   params = SMALL.init(jax.random.key(1), shape, 5)
   noise = np.random.default_rng(2)
   params = jax.tree.map(lambda p: p + noise.normal(size=p.shape).astype("f4"), params)
-  logits = jax.jit(SMALL.apply)(params, images(shape))
+  found = jax.jit(SMALL.forward)(params, images(shape))
   expected = numpy_apply(jax.tree.map(np.float64, params), images(shape))
-  np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+  for a, b in zip((found.logits, *found.features), expected, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_keys_determine_the_weights():
@@ -102,7 +105,7 @@ def test_sizes_that_make_no_network_are_refused():
     models.Cnn(channels=())
   with pytest.raises(ValueError, match="positive sizes"):
     dataclasses.replace(SMALL, hidden=0)
-  with pytest.raises(ValueError, match="too small for 2 poolings"):
+  with pytest.raises(ValueError, match=r"too small for Cnn.*at least 4 pixels"):
     SMALL.init(jax.random.key(0), (3, 8, 1), 4)
 
 
