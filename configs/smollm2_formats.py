@@ -67,7 +67,12 @@ def nearest(name: str, weight: Format) -> Variant:
 
 def prepared(name: str, weight: Format, method: Method) -> Prepared:
   """Weights rounded for the activations of other text, activations in 8 bit."""
-  return Prepared(name, (Rule("blocks/*", None, Fixed(8, TOKEN)),), method, weight)
+  return Prepared(
+    name,
+    (Rule("blocks/*", None, Fixed(8, TOKEN)),),
+    method=method,
+    weight=weight,
+  )
 
 
 def everywhere(name: str, fmt: Format) -> Variant:

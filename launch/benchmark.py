@@ -27,6 +27,7 @@ from rich.table import Table
 from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
+from launch.benchmark_combining import combining
 from launch.benchmark_exactness import exactness
 from launch.benchmark_hardware import hardware
 from launch.benchmark_numerics import numerics
@@ -111,6 +112,7 @@ GROUPS = {
   "exactness": exactness,
   "numerics": numerics,
   "sparsity": sparsity,
+  "combining": combining,
   "training": training,
 }
 

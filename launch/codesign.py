@@ -1,4 +1,4 @@
-"""Trains a model, quantizes it, prices it on accelerators, and writes a report.
+"""Trains a model, prunes and quantizes it, prices it, and writes a report.
 
 python -m launch.codesign configs/fashion_codesign.py
 python -m launch.codesign configs/fashion_codesign.py --train.epochs 3 --out /data/runs
@@ -20,11 +20,13 @@ from jaxcodesign.training import (
   codesign,
   data,
   experiment,
+  networks,
   progress,
   record,
   report,
   step,
 )
+from jaxcodesign.training.networks import Trained
 from launch import outcome
 
 PROG = "python -m launch.codesign"
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 
 def run(launch: experiment.Launch, command: str, console: Console) -> None:
-  """The six stages."""
+  """The seven stages."""
   config: codesign.CodesignConfig = launch.config
   began = time.perf_counter()
   folder = experiment.run_folder(launch.out, launch.name)
@@ -58,28 +60,46 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
   source = "restored from its checkpoint" if trained.restored else "trained"
   console.print(
     f"model {source} in {trained.seconds:.0f} s: {trained.accuracy:.2%} of "
-    f"{len(images.test_images):,} test images\n",
+    f"{len(images.test_images):,} test images",
     highlight=False,
   )
+  found: dict[step.TrainConfig | None, Trained] = {None: trained}
+  for how, name in codesign.tunings(config).items():
+    with progress.bar(f"fine-tuning {name}", console) as shown:
+      tuned = codesign.tune(
+        config, how, trained, images, folder, shown.on_step, shown.on_epoch
+      )
+    found[how] = tuned
+    console.print(_tuned(name, tuned), highlight=False, soft_wrap=True)
   work = codesign.workload(config, images)
-  console.print(work.table() + "\n", highlight=False, soft_wrap=True)
+  console.print("\n" + work.table() + "\n", highlight=False, soft_wrap=True)
   accuracies = []
   with console.status("quantizing") as status:
-    for variant, accuracy in codesign.measure(config, trained.params, images):
+    for variant, accuracy in codesign.measure(config, found, images):
       accuracies.append((variant, accuracy))
       status.update(f"quantizing: {variant.name} {accuracy:.2%}")
     status.update("pricing and differentiating designs")
-    found = record.result(
-      config, images, trained, work, accuracies, launch.name, command
+    result = record.result(
+      config, images, found, work, accuracies, launch.name, command
     )
     status.update("writing the report")
-    page = report.write(found, folder)
-  console.print(report.terminal_table(found))
+    page = report.write(result, folder)
+  console.print(report.terminal_table(result))
   console.print(
     f"\n{time.perf_counter() - began:.0f} s in all; report: {page}",
     highlight=False,
     soft_wrap=True,
   )
+
+
+def _tuned(name: str, tuned: Trained) -> str:
+  how = "restored" if tuned.restored else f"{tuned.seconds:.0f} s"
+  columns = [(g.columns, g.count) for g in tuned.groups.values()]
+  packed = ""
+  if columns:
+    before, after = (sum(c) for c in zip(*columns))
+    packed = f", {before:,} columns in {after:,}"
+  return f"fine-tuned for {name}: {tuned.accuracy:.2%}{packed}, {how}"
 
 
 def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
@@ -89,18 +109,31 @@ def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
   work = codesign.workload(config, images)
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)
   console.print(_training(config, images), highlight=False, soft_wrap=True)
-  console.print(_costs(config, work))
+  start = codesign.initial(config, images)
+  expected: dict[step.TrainConfig | None, Trained] = {
+    None: networks.expected(start, config.train)
+  }
+  for how in codesign.tunings(config):
+    expected[how] = networks.expected(start, how)
+  if len(expected) > 1:
+    console.print("sparse variants: initial weights, pruned in one round\n")
+  console.print(_costs(config, work, expected))
 
 
 def _training(config: codesign.CodesignConfig, images: data.Images) -> str:
   size = config.train.batch_size
   steps = len(images.train_images) // size * config.train.epochs
-  init, update = step.make_update(config.model.apply, config.train, max(steps, 1))
+  model, distill = config.model, config.train.distill
+  teacher = distill.resolve(images) if distill else None
+  init, update = step.make_update(
+    model.apply, config.train, max(steps, 1), forward=model.forward, teacher=teacher
+  )
   state = jax.eval_shape(lambda: init(codesign.initial(config, images)))
   batch = (
     jax.ShapeDtypeStruct((size, *images.image_shape), jnp.float32),
     jax.ShapeDtypeStruct((size,), jnp.int32),
   )
+  batch = (*batch, teacher.params if teacher else ())
   memory = update.lower(state, *batch).compile().memory_analysis()
   macs = trace(lambda s, *b: update(s, *b))(state, *batch).macs
   told = "which does not tell its memory"
@@ -115,11 +148,13 @@ def _training(config: codesign.CodesignConfig, images: data.Images) -> str:
   )
 
 
-def _costs(config: codesign.CodesignConfig, work: Workload) -> Table:
+def _costs(
+  config: codesign.CodesignConfig, work: Workload, found: networks.Networks
+) -> Table:
   table = Table("variant", "accelerator", title="per image", title_justify="left")
   for column in ("time", "energy", "EDP", "utilization"):
     table.add_column(column, justify="right")
-  for variant, machine, r in codesign.price(config, work):
+  for variant, machine, r in codesign.price(config, work, found):
     row = _row(r)
     table.add_row(variant, machine, *row)
   return table

@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcodesign.training import canvas, curves, experiment, sweep
-from jaxcodesign.training.codesign import REFERENCE, versions
+from jaxcodesign.training.codesign import REFERENCE
+from jaxcodesign.training.networks import versions
 from launch import outcome
 
 PROG = "python -m launch.evaluate"

@@ -47,6 +47,7 @@ from jaxcodesign.training import (
   data,
   experiment,
   layer_tables,
+  networks,
   sweep,
 )
 from launch import outcome, roofline, simulate_kinds
@@ -251,7 +252,7 @@ def run(
     show(table, console)
   record: dict[str, Any] = {
     "command": command,
-    "versions": codesign.versions(),
+    "versions": networks.versions(),
     "network": args.network,
     "arrays": [layer_costs.record(priced) for priced in found],
     "against": against,

@@ -2,10 +2,19 @@
 
 import pathlib
 
+import chex
 import pytest
 
 from jaxcodesign.programs.policy import assign
-from jaxcodesign.training import codesign, data, experiment, record, report, sweep
+from jaxcodesign.training import (
+  codesign,
+  data,
+  experiment,
+  networks,
+  record,
+  report,
+  sweep,
+)
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -44,12 +53,18 @@ def test_fields_are_overridden_with_their_types(path):
 
 @every_codesign
 def test_full_config_is_traced_and_priced(path):
-  config = experiment.load(path).config()
-  work = codesign.workload(config, data.check(config.data.load()))
+  module = experiment.load(path)
+  config = module.config()
+  # Images that are everywhere: those of the config may have to be fetched.
+  images = data.check(module.smoke().data.load())
+  work = codesign.workload(config, images)
   assert work.parameters >= 60_000
   kinds = {g.kind for g in work.gemms}
   assert kinds == {"conv", "dot"} and all(g.rhs for g in work.gemms)
-  priced = codesign.price(config, work)
+  start = codesign.initial(config, images)
+  found = {how: networks.expected(start, how) for how in codesign.tunings(config)}
+  found[None] = networks.expected(start, config.train)
+  priced = codesign.price(config, work, found)
   assert len(priced) == len(config.variants) * len(config.accelerators)
   areas = [float(a.array_mm2()) for a in config.accelerators]
   assert max(areas) / min(areas) < 1.1  # the same area budget
@@ -64,10 +79,18 @@ def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
   assert again.restored and not trained.restored
   assert again.accuracy == trained.accuracy and again.history == trained.history
   work = codesign.workload(config, images)
-  accuracies = list(codesign.measure(config, again.params, images))
-  found = record.result(config, images, again, work, accuracies, "smoke", "command")
-  page = report.write(found, tmp_path)
-  assert page.is_file() and report.read(tmp_path / "report.json") == found
+  found = {None: again}
+  for how in codesign.tunings(config):
+    tuned = codesign.tune(config, how, again, images, tmp_path)
+    restored = codesign.tune(config, how, again, images, tmp_path)
+    chex.assert_trees_all_equal(tuned.params, restored.params)
+    assert restored.restored and restored.groups.keys() == tuned.groups.keys()
+    found[how] = restored
+  accuracies = list(codesign.measure(config, found, images))
+  result = record.result(config, images, found, work, accuracies, "smoke", "command")
+  page = report.write(result, tmp_path)
+  assert page.is_file() and report.read(tmp_path / "report.json") == result
+  assert bool(result["storage"]["rows"]) == (len(found) > 1)
   int8 = {v.name: a for v, a in accuracies}["int8"]
   assert abs(int8 - trained.accuracy) < 0.02
 

@@ -50,7 +50,7 @@ def masks(params: Any, rules: Sequence[Rule], *, scores: Any = None) -> Any:
   """
   leaves, structure = jax.tree.flatten(params)
   names = tree.names(params)
-  chosen = _assign(rules, names)
+  chosen = assign(rules, names)
   given = leaves if scores is None else _like(scores, structure, "scores")
   found = []
   for name, leaf, score in zip(names, leaves, given):
@@ -105,8 +105,12 @@ def _mask(pattern: Pattern, scores: jax.Array) -> jax.Array:
   return jax.reshard(pattern.mask(jax.reshard(scores, whole)), place)
 
 
-def _assign(rules: Sequence[Rule], names: list[str]) -> dict[str, Pattern | None]:
-  """The pattern of each leaf that a rule matches, by name."""
+def assign(rules: Sequence[Rule], names: list[str]) -> dict[str, Pattern | None]:
+  """The pattern of each leaf of `names` that a rule matches, by name.
+
+  Raises:
+    ValueError: If a rule decides no leaf.
+  """
   chosen: dict[str, Pattern | None] = {}
   for i, rule in enumerate(rules):
     fresh = [name for name in tree.match(rule.leaf, names) if name not in chosen]

@@ -1,44 +1,48 @@
-"""The main job, stage by stage: train, trace, quantize, price, differentiate.
+"""The main job: train, fine-tune, trace, quantize, price, differentiate.
 
 Each stage is a function of what the ones before returned; `launch.codesign` calls them
 in order, shows what they say, and writes the report.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import dataclasses
-import importlib.metadata
 import math
 import pathlib
-import platform
-import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign import __version__, tree
+from jaxcodesign import tree
 from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.stored import Stored
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import checkpoint, data, models, step
+from jaxcodesign.training import checkpoint, data, fit, models, networks, storage
+from jaxcodesign.training.distillation import Teacher
+from jaxcodesign.training.networks import Networks, Trained
+from jaxcodesign.training.step import TrainConfig
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 REFERENCE = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-  """One way to quantize the model.
+  """One way to make the model cheaper.
 
   Attributes:
     name: Unique in a config.
-    policy: Rules, first match wins.
+    policy: Rules of formats, first match wins. Weights of combined layers are rounded
+      in their packed form, as the array holds them.
+    tune: How the trained model is trained on first, pruned, combined or taught; None
+      takes it as it is.
   """
 
   name: str
   policy: tuple[Rule, ...]
+  tune: TrainConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +61,8 @@ class CodesignConfig:
   """
 
   data: data.FashionMnistMini | data.Idx | data.Cifar10
-  model: models.Cnn
-  train: step.TrainConfig
+  model: models.Classifier
+  train: TrainConfig
   variants: tuple[Variant, ...]
   accelerators: tuple[Accelerator, ...]
   stream: int = 1000
@@ -78,16 +82,6 @@ class CodesignConfig:
         )
 
 
-class Trained(NamedTuple):
-  """A trained model and how it came about."""
-
-  params: Any
-  history: tuple[step.Epoch, ...]
-  accuracy: float  # on the test set
-  restored: bool
-  seconds: float
-
-
 class Priced(NamedTuple):
   """A variant on an accelerator."""
 
@@ -100,8 +94,8 @@ def train(
   config: CodesignConfig,
   images: data.Images,
   folder: pathlib.Path,
-  on_step: Callable[[step.Step], None] | None = None,
-  on_epoch: Callable[[step.Epoch], None] | None = None,
+  on_step: Callable[[fit.Step], None] | None = None,
+  on_epoch: Callable[[fit.Epoch], None] | None = None,
 ) -> Trained:
   """Trains the model, or takes it from the checkpoint of an equal training.
 
@@ -109,37 +103,52 @@ def train(
     config: Its data, model and train decide; the rest does not.
     images: What `config.data` loads.
     folder: Of the run; the checkpoint is `folder / "checkpoint"`.
-    on_step: See `step.train`.
-    on_epoch: See `step.train`.
+    on_step: See `fit.train`.
+    on_epoch: See `fit.train`.
 
   Raises:
     ValueError: If the checkpoint is damaged, or its parameters are not finite.
     OSError: If the checkpoint cannot be written.
   """
-  start = initial(config, images)
-  target = folder / "checkpoint"
-  mark = checkpoint.fingerprint(config.data, config.model, config.train)
-  found = checkpoint.restore(target, start, fingerprint=mark)
-  if found is not None:
-    params, record = found
-    history = tuple(step.Epoch(**epoch) for epoch in record["history"])
-    tree.check_finite(params, f"{target}: the checkpoint")
-    return Trained(params, history, record["accuracy"], True, 0.0)
-  began = time.perf_counter()
-  params, history = step.train(
-    config.model.apply, start, images, config.train, on_step=on_step, on_epoch=on_epoch
+  job = networks.Job(
+    config.model,
+    initial(config, images),
+    images,
+    config.train,
+    folder / "checkpoint",
+    checkpoint.fingerprint(config.data, config.model, config.train),
   )
-  seconds = time.perf_counter() - began
-  tree.check_finite(params, "the trained model")
-  accuracy = history[-1].test_accuracy
-  record = {
-    "fingerprint": mark,
-    "accuracy": accuracy,
-    "history": [epoch._asdict() for epoch in history],
-    "versions": versions(),
-  }
-  checkpoint.save(target, params, record)
-  return Trained(params, history, accuracy, False, seconds)
+  return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
+
+
+def tunings(config: CodesignConfig) -> dict[TrainConfig, str]:
+  """The different ways to fine-tune, with the name of the first variant of each."""
+  found: dict[TrainConfig, str] = {}
+  for variant in config.variants:
+    if variant.tune is not None:
+      found.setdefault(variant.tune, variant.name)
+  return found
+
+
+def tune(
+  config: CodesignConfig,
+  how: TrainConfig,
+  trained: Trained,
+  images: data.Images,
+  folder: pathlib.Path,
+  on_step: Callable[[fit.Step], None] | None = None,
+  on_epoch: Callable[[fit.Epoch], None] | None = None,
+) -> Trained:
+  """Trains the trained model on, or takes the result of an equal fine-tuning.
+
+  The trained model is the teacher where `how.distill` names no other. Arguments and
+  errors are those of `train`; checkpoints are in `folder / "tuned"`.
+  """
+  mark = checkpoint.fingerprint(config.data, config.model, config.train, how)
+  teacher = Teacher(config.model.forward, trained.params)
+  target = folder / "tuned" / mark
+  job = networks.Job(config.model, trained.params, images, how, target, mark, teacher)
+  return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
 
 
 def initial(config: CodesignConfig, images: data.Images) -> models.Params:
@@ -163,7 +172,7 @@ class _Quantized:
   would, so an accuracy does not depend on the batch it is measured in.
   """
 
-  model: models.Cnn
+  model: models.Classifier
 
   def __call__(self, policy_and_params: Any, images: jax.Array) -> jax.Array:
     policy, params = policy_and_params
@@ -172,13 +181,15 @@ class _Quantized:
 
 
 def measure(
-  config: CodesignConfig, params: Any, images: data.Images
+  config: CodesignConfig, networks: Networks, images: data.Images
 ) -> Iterator[tuple[Variant, float]]:
-  """Yields each variant with its accuracy on the whole test set, no retraining."""
+  """Yields each variant with its accuracy on the whole test set."""
   apply = _Quantized(config.model)
+  work = workload(config, images)
   for variant in config.variants:
-    accuracy = step.evaluate_accuracy(
-      apply, (variant.policy, params), images.test_images, images.test_labels
+    policy, params = storage.rounded(variant.policy, networks[variant.tune], work)
+    accuracy = fit.evaluate_accuracy(
+      apply, (policy, params), images.test_images, images.test_labels
     )
     yield variant, accuracy
 
@@ -204,21 +215,29 @@ def check(config: CodesignConfig, images: data.Images) -> None:
       raise ValueError(f"variant {variant.name!r}: {error}") from error
 
 
-def price(config: CodesignConfig, work: Workload) -> list[Priced]:
+def price(config: CodesignConfig, work: Workload, networks: Networks) -> list[Priced]:
   """Costs of every variant on every accelerator, per image, in float64."""
-  return [
-    Priced(
-      variant.name,
-      machine.name,
-      cost.exact(work, machine, policy=variant.policy, repeats=float(config.stream)),
-    )
-    for variant in config.variants
-    for machine in config.accelerators
-  ]
+  found = []
+  for variant in config.variants:
+    stored = storage.stored(variant.policy, networks[variant.tune], work)
+    for machine in config.accelerators:
+      report = cost.exact(
+        work,
+        machine,
+        policy=variant.policy,
+        repeats=float(config.stream),
+        stored=stored,
+      )
+      found.append(Priced(variant.name, machine.name, report))
+  return found
 
 
 def sensitivities(
-  config: CodesignConfig, work: Workload, variant: Variant, machine: Accelerator
+  config: CodesignConfig,
+  work: Workload,
+  variant: Variant,
+  machine: Accelerator,
+  stored: Mapping[str, Stored],
 ) -> dict[str, float]:
   """d log(EDP) / d log(leaf) of every leaf of an accelerator but its temperature.
 
@@ -228,7 +247,11 @@ def sensitivities(
 
   def log_edp(hot: Accelerator) -> jax.Array:
     found = cost.evaluate(
-      work, hot, policy=variant.policy, repeats=float(config.stream)
+      work,
+      hot,
+      policy=variant.policy,
+      repeats=float(config.stream),
+      stored=stored,
     )
     return jnp.log(found.edp_js)
 
@@ -238,9 +261,3 @@ def sensitivities(
   named = tree.named_leaves(slopes)
   del named["temperature"]
   return named
-
-
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that numbers depend on."""
-  found = {"python": platform.python_version(), "jaxcodesign": __version__}
-  return found | {name: importlib.metadata.version(name) for name in _PACKAGES}

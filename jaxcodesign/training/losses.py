@@ -1,5 +1,7 @@
 """What training descends and what it reports: means over a batch of logits."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -29,6 +31,78 @@ def cross_entropy(
     log_p, index, axis=-1, mode="fill", fill_value=jnp.nan
   ).mean()
   return -(true + label_smoothing * (log_p.mean() - true))
+
+
+def distillation(
+  logits: jax.Array, teacher_logits: jax.Array, temperature: float | jax.Array
+) -> jax.Array:
+  """Returns T^2 times the mean divergence KL(teacher || student) of softened outputs.
+
+  Both are softmax(logits / T). The factor T^2 keeps the gradient as large as that of a
+  loss on hard labels, whatever the temperature; it goes to the difference of centred
+  logits as T grows. Zero where both have the same logits up to a constant.
+
+  Args:
+    logits: [..., classes] of the student.
+    teacher_logits: [..., classes] of the teacher; no gradient flows into them.
+    temperature: T > 0. May be traced.
+
+  Returns:
+    Scalar, in nats.
+
+  Raises:
+    ValueError: if the two differ in shape, as where the teacher has other classes.
+
+  Reference: Hinton, Vinyals, Dean. "Distilling the Knowledge in a Neural Network",
+  2015.
+  """
+  if logits.shape != teacher_logits.shape:
+    raise ValueError(
+      f"the student's logits have shape {logits.shape}, the teacher's "
+      f"{teacher_logits.shape}: a teacher for the same classes is needed"
+    )
+  told = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
+  learned = jax.nn.log_softmax(logits / temperature)
+  divergence = jnp.sum(jnp.exp(told) * (told - learned), axis=-1)
+  return temperature**2 * jnp.mean(divergence)
+
+
+def feature_matching(
+  features: Sequence[jax.Array], teacher_features: Sequence[jax.Array]
+) -> jax.Array:
+  """Returns the mean squared distance of features, each example's of unit length.
+
+  Scale-free, so that every layer weighs the same; 0 where all point the same way, 2
+  where they are orthogonal.
+
+  Args:
+    features: Arrays [B, ...] of the student.
+    teacher_features: As many of the same shapes; no gradient flows into them.
+
+  Raises:
+    ValueError: if there is none, or their number or shapes differ.
+
+  Reference: Romero et al., "FitNets", ICLR 2015, whose hint this is; unit length as in
+  Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017.
+  """
+  shapes = [[x.shape for x in side] for side in (features, teacher_features)]
+  if not shapes[0] or shapes[0] != shapes[1]:
+    raise ValueError(
+      f"the student has features of shapes {shapes[0]}, the teacher {shapes[1]}: they "
+      "must be equal; distill from logits alone where the architectures differ"
+    )
+  distances = [
+    jnp.sum((_unit(x) - jax.lax.stop_gradient(_unit(y))) ** 2, axis=-1)
+    for x, y in zip(features, teacher_features)
+  ]
+  return jnp.mean(jnp.stack(distances))
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """[B, F] of Euclidean length 1, or 0 where all values are."""
+  flat = x.reshape(x.shape[0], -1)
+  # A floor, for the gradient at zero: its power of -3/2 must not overflow.
+  return flat * jax.lax.rsqrt(jnp.sum(flat**2, axis=-1, keepdims=True) + 1e-12)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -86,7 +86,8 @@ def field_docs(cls: type) -> dict[str, str]:
   for base in reversed(cls.__mro__):
     if dataclasses.is_dataclass(base):
       docs |= _attributes_section(base.__doc__ or "") | _source_docs(base)
-  return {name: " ".join(doc.split()) for name, doc in docs.items()}
+  own = {field.name for field in dataclasses.fields(cls)}
+  return {name: " ".join(doc.split()) for name, doc in docs.items() if name in own}
 
 
 def _fields(value: Any) -> list[dataclasses.Field]:

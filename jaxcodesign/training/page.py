@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jaxcodesign.training import findings
+from jaxcodesign.training import findings, storage_page
 from jaxcodesign.training.page_parts import (
   Column,
   document,
@@ -37,6 +37,7 @@ def render(result: Mapping[str, Any], drawn: Mapping[str, Figure]) -> str:
       _tradeoff(result, found, drawn),
       _costs(result, found),
       _matrices(result),
+      *storage_page.sections(result["storage"], drawn),
       _layers(drawn, found),
       _sensitivities(result, drawn),
       _training(result, drawn),

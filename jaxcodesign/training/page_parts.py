@@ -197,7 +197,8 @@ _PAGE = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none';
- style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'">
+ style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}';
+ base-uri 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{name}: co-design report</title>
 <style>{style}</style>

@@ -20,7 +20,7 @@ import numpy as np
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import data, step
+from jaxcodesign.training import data, fit
 from jaxcodesign.training.codesign import Variant
 
 _EPSILON = 1e-3  # of batch normalization
@@ -152,7 +152,7 @@ def accuracy(loaded: Loaded, policy: Policy) -> float:
 
   Activations are scaled image by image, as a machine that runs one at a time would.
   """
-  return step.evaluate_accuracy(
+  return fit.evaluate_accuracy(
     _quantized, (tuple(policy), loaded.params), loaded.images, loaded.labels
   )
 

@@ -7,16 +7,16 @@ from typing import Protocol
 import rich.console
 import rich.progress
 
-from jaxcodesign.training import step
+from jaxcodesign.training import fit
 
 
 class Progress(Protocol):
-  """The two callbacks of `step.train`."""
+  """The two callbacks of `fit.train`."""
 
-  def on_step(self, step: step.Step) -> None:
+  def on_step(self, step: fit.Step) -> None:
     """Moves the bar."""
 
-  def on_epoch(self, epoch: step.Epoch) -> None:
+  def on_epoch(self, epoch: fit.Epoch) -> None:
     """Prints the epoch's line."""
 
 
@@ -26,10 +26,10 @@ class _Lines:
   def __init__(self, console: rich.console.Console):
     self._console = console
 
-  def on_step(self, step: step.Step) -> None:
+  def on_step(self, step: fit.Step) -> None:
     """Says nothing: a log is no place for a bar."""
 
-  def on_epoch(self, epoch: step.Epoch) -> None:
+  def on_epoch(self, epoch: fit.Epoch) -> None:
     self._console.print(
       f"epoch {epoch.epoch}: loss {epoch.loss:.3f}, train {epoch.train_accuracy:.1%}, "
       f"test {epoch.test_accuracy:.1%}, {epoch.seconds:.1f} s",
@@ -47,7 +47,7 @@ class _Bar(_Lines):
     self._task = bar.add_task(title, total=None, loss="", speed="")
     self._images = 0
 
-  def on_step(self, step: step.Step) -> None:
+  def on_step(self, step: fit.Step) -> None:
     self._images += step.images
     elapsed = self._bar.tasks[self._task].elapsed
     speed = f"{self._images / elapsed:,.0f} images/s" if elapsed else ""

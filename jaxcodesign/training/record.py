@@ -13,35 +13,31 @@ from jaxcodesign import tree
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.numerics.formats import Format
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import codesign, data, findings, report
-from jaxcodesign.training.codesign import (
-  REFERENCE,
-  CodesignConfig,
-  Priced,
-  Trained,
-  Variant,
-)
+from jaxcodesign.training import codesign, data, findings, payoff, schema, storage
+from jaxcodesign.training.codesign import REFERENCE, CodesignConfig, Priced, Variant
+from jaxcodesign.training.networks import Networks, Trained, versions
 
 
 def result(
   config: CodesignConfig,
   images: data.Images,
-  trained: Trained,
+  networks: Networks,
   work: Workload,
   accuracies: Sequence[tuple[Variant, float]],
   name: str,
   command: str,
 ) -> dict[str, Any]:
-  """Everything a report shows, as plain numbers; see `report.SCHEMA`.
+  """Everything a report shows, as plain numbers; see `schema.SCHEMA`.
 
   Prices all designs, and differentiates those that the report points at.
   """
+  trained, measured = networks[None], {v.name: a for v, a in accuracies}
   found = {
-    "schema": report.VERSION,
+    "schema": schema.VERSION,
     "name": name,
     "command": command,
     "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    "versions": codesign.versions(),
+    "versions": versions(),
     "config": plain(config),
     "model": {
       "name": type(config.model).__name__,
@@ -63,15 +59,18 @@ def result(
     + [_variant(variant, accuracy) for variant, accuracy in accuracies],
     "accelerators": [_machine(machine) for machine in config.accelerators],
     "costs": [
-      _cost(priced, {v.name: a for v, a in accuracies}[priced.variant])
-      for priced in codesign.price(config, work)
+      _cost(priced, measured[priced.variant])
+      for priced in codesign.price(config, work, networks)
     ],
+    "storage": payoff.payoff(config, work, networks, measured),
     "sensitivities": [],
   }
   by_name = {v.name: v for v in config.variants}
   chosen = findings.find(found).chosen
   for machine in config.accelerators:
     variant = by_name[chosen[machine.name]["variant"]]
+    stored = storage.stored(variant.policy, networks[variant.tune], work)
+    slopes = codesign.sensitivities(config, work, variant, machine, stored)
     found["sensitivities"] += [
       {
         "variant": variant.name,
@@ -79,7 +78,7 @@ def result(
         "leaf": leaf,
         "value": slope,
       }
-      for leaf, slope in codesign.sensitivities(config, work, variant, machine).items()
+      for leaf, slope in slopes.items()
     ]
   return found
 

@@ -60,6 +60,12 @@ class SweepConfig:
       raise ValueError(
         f"variants need unique names other than {REFERENCE!r}, not {names}"
       )
+    tuned = [variant.name for variant in self.variants if variant.tune is not None]
+    if tuned:
+      raise ValueError(
+        f"{tuned[0]!r} is fine-tuned, and a sweep measures one network as it is; run "
+        "it with launch.codesign"
+      )
 
 
 class Row(NamedTuple):

@@ -12,7 +12,14 @@ from jaxcodesign import tree
 from jaxcodesign.hardware import cost, presets
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import codesign, data, experiment, record, step
+from jaxcodesign.training import (
+  codesign,
+  data,
+  experiment,
+  fit,
+  networks,
+  record,
+)
 from jaxcodesign.training.codesign import Variant
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"
@@ -28,10 +35,14 @@ def images(config):
   return config.data.load()
 
 
+def as_trained(params):
+  return {None: networks.Trained(params, (), 0.0, False, 0.0)}
+
+
 def test_sensitivities_are_those_of_finite_differences(config, images):
   work = codesign.workload(config, images)
   variant, machine = config.variants[1], config.accelerators[2]
-  found = codesign.sensitivities(config, work, variant, machine)
+  found = codesign.sensitivities(config, work, variant, machine, {})
   assert set(found) == set(tree.names(machine)) - {"temperature"}
   hot = dataclasses.replace(machine, temperature=config.temperature)
   leaves, structure = jax.tree.flatten(hot)
@@ -59,9 +70,9 @@ def test_budgets_share_one_compilation(config, images):
     Variant(f"k{k}", (Rule("dense*", Terms(k), Terms(2, group=1)),)) for k in (4, 8, 16)
   )
   config = dataclasses.replace(config, variants=variants)
-  traces = step._count_correct._cache_size()
-  accuracies = [a for _, a in codesign.measure(config, params, images)]
-  assert step._count_correct._cache_size() == traces + 1
+  traces = fit._count_correct._cache_size()
+  accuracies = [a for _, a in codesign.measure(config, as_trained(params), images)]
+  assert fit._count_correct._cache_size() == traces + 1
   assert all(0 <= a <= 1 for a in accuracies)
 
 
@@ -69,8 +80,8 @@ def test_float_policies_leave_the_accuracy(config, images):
   params = codesign.initial(config, images)
   fine = Variant("int16", (Rule("*", Fixed(16, "channel"), Fixed(16)),))
   config = dataclasses.replace(config, variants=(fine,))
-  ((_, accuracy),) = codesign.measure(config, params, images)
-  exact = step.evaluate_accuracy(
+  ((_, accuracy),) = codesign.measure(config, as_trained(params), images)
+  exact = fit.evaluate_accuracy(
     config.model.apply, params, images.test_images, images.test_labels
   )
   assert accuracy == pytest.approx(exact, abs=0.002)

@@ -4,7 +4,7 @@ import struct
 
 from matplotlib.text import Text
 import pytest
-from test_report import sample
+from results import sample
 
 from jaxcodesign.training import canvas, figures, findings, report
 

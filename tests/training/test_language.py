@@ -69,7 +69,7 @@ def test_logits_and_perplexity_are_those_of_plain_numpy(loaded):
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_prepared_weights_are_near_and_better_than_nearest(loaded, method):
   fmt = Fixed(3, 32)
-  variant = Prepared("v", (), method, fmt)
+  variant = Prepared("v", (), method=method, weight=fmt)
   seen = []
   params = language.prepare(loaded, variant, seen.append)
   assert seen == [0, 1]

@@ -5,13 +5,13 @@ import io
 import pytest
 import rich.console
 
-from jaxcodesign.training import progress, step
+from jaxcodesign.training import fit, progress
 
 
 def drive(shown):
   for i in range(1, 5):
-    shown.on_step(step.Step(epoch=1, step=i, steps=8, images=16, loss=0.5))
-  shown.on_epoch(step.Epoch(1, 0.51234, 0.875, 0.9, 1.25))
+    shown.on_step(fit.Step(epoch=1, step=i, steps=8, images=16, loss=0.5))
+  shown.on_epoch(fit.Epoch(1, 0.51234, 0.875, 0.9, 1.25))
 
 
 def console(terminal):

@@ -98,7 +98,7 @@ def test_term_pairs_are_those_of_the_formats(tmp_path):
   assert sweep.pairs(floats, work) is None and sweep.weight_bits(floats, work) == 8
   plain = Variant("float32", ())
   assert sweep.pairs(plain, work) is None and sweep.weight_bits(plain, work) == 32
-  ready = Prepared("v", (Rule("*", None, Fixed(8)),), "gptq", Fixed(4))
+  ready = Prepared("v", (Rule("*", None, Fixed(8)),), method="gptq", weight=Fixed(4))
   assert sweep.pairs(ready, work) == 21 and sweep.weight_bits(ready, work) == 4
 
 

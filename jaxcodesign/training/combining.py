@@ -1,0 +1,216 @@
+"""Column combining under joint optimization: prune, combine, train on, and again.
+
+At each event of a schedule, between two steps, every layer is pruned to a density, its
+columns are grouped, and of each group one weight a row stays; training goes on under
+these masks, and wins back what the round cost. The network that comes out is packed
+without a further loss.
+
+A kernel is seen as the matrix that an array holds: outputs as rows, its contraction,
+taps and input channels of a convolution, as columns.
+
+Reference: Kung, McDanel, Zhang. "Packing Sparse Convolutional Neural Networks for
+Efficient Systolic Array Implementations: Column Combining Under Joint Optimization",
+ASPLOS 2019.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcodesign import tree
+from jaxcodesign.numerics import masks as masking
+from jaxcodesign.numerics.column_combining import (
+  Groups,
+  Method,
+  PackedColumns,
+  conflict_mask,
+  group_columns,
+  pack,
+)
+from jaxcodesign.numerics.schedules import Iterative, Schedule
+from jaxcodesign.numerics.sparsity import Unstructured, magnitude
+from jaxcodesign.training import pruning
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """How the layers that a glob matches are combined.
+
+  Attributes:
+    leaf: Glob on the names of kernels; the first that matches a leaf decides.
+    density: Part of the weights that stays at the end, conflicts not yet pruned. The
+      released code has 1 - 0.8 (1 - 1 / alpha).
+    alpha: Most columns of a group.
+    gamma: Most conflicts of a group, per row on average.
+  """
+
+  leaf: str
+  density: float = 0.3
+  alpha: int = 8
+  gamma: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Combine:
+  """Layers to combine, when, and how.
+
+  Under `Cubic` and `OneShot` schedules a round prunes to the density of its time, as
+  the released code does, before it prunes conflicts. Under `Iterative` it prunes a
+  share of what has survived, conflicts included, until the density is reached: the
+  paper's first algorithm.
+
+  Attributes:
+    layers: More specific globs first.
+    schedule: Of the density; its times are epochs.
+    method: Of grouping, "pairs" as the released code, or "dense_first".
+    sections: Columns within which groups stay; None for all.
+    regrow: Whether masked weights keep their gradients and may come back in a later
+      round, as in the released code.
+  """
+
+  layers: tuple[Layer, ...]
+  schedule: Schedule
+  method: Method = "pairs"
+  sections: int | None = None
+  regrow: bool = False
+
+  def wrap(
+    self, optimizer: optax.GradientTransformation, per_epoch: int
+  ) -> optax.GradientTransformation:
+    """`optimizer` under masks that `combine` sets."""
+    del per_epoch
+    rules = [masking.Rule(x.leaf, Unstructured(x.density)) for x in self.layers]
+    return pruning.prune(optimizer, rules, None, regrow=self.regrow)
+
+  def rounds(self, per_epoch: int, steps: int) -> list[int]:
+    """The steps, from 0, before which `combine` is to be called.
+
+    Raises:
+      ValueError: If the last one is not within a run of so many `steps`.
+    """
+    schedule = self.schedule.scaled(per_epoch)
+    schedule.check(steps)
+    places = jnp.arange(schedule.last + 1)
+    return np.flatnonzero(jax.vmap(schedule.is_event)(places)).tolist()
+
+  def combine(self, params: Any, masks: Any, step: int, per_epoch: int) -> "Combined":
+    """One round: what stays of `params` from now on.
+
+    Args:
+      params: Tree of arrays, on the host or not, latent weights if `regrow`.
+      masks: The present ones, like `params`, None for a dense leaf.
+      step: From 0.
+      per_epoch: Steps of an epoch.
+    """
+    schedule = self.schedule.scaled(per_epoch)
+    densities = {}
+    for name, layer, mask in _chosen(params, masks, self.layers):
+      density = float(schedule(step, layer.density))
+      if isinstance(schedule, Iterative):
+        left = float(np.mean(np.asarray(mask)))
+        done = (step - schedule.begin) // schedule.every
+        share = schedule.rate * schedule.decay**done
+        density = min(left, max(layer.density, left * (1 - share)))
+      densities[name] = density
+    return combine(
+      params, self.layers, densities, method=self.method, sections=self.sections
+    )
+
+
+class Combined(NamedTuple):
+  """What stays of a network, and which columns share one.
+
+  Attributes:
+    masks: A tree like the parameters: bool, None for a leaf that is not combined.
+    groups: Of each combined leaf, by name.
+  """
+
+  masks: Any
+  groups: dict[str, Groups]
+
+
+def combine(
+  params: Any,
+  layers: Sequence[Layer],
+  densities: Mapping[str, float] | None = None,
+  *,
+  method: Method = "pairs",
+  sections: int | None = None,
+) -> Combined:
+  """Prunes, groups and prunes conflicts once; a host algorithm.
+
+  Args:
+    params: Tree of arrays.
+    layers: Which are combined, and how.
+    densities: Of the leaves by name, before conflicts; those of `layers` if None.
+    method: See `Combine`.
+    sections: See `Combine`.
+
+  Raises:
+    ValueError: If a glob matches nothing, or a kernel is no matrix.
+  """
+  found: dict[str, jax.Array] = {}
+  groups: dict[str, Groups] = {}
+  for name, layer, leaf in _chosen(params, params, layers):
+    density = layer.density if densities is None else densities[name]
+    scores = magnitude(as_matrix(leaf, name))
+    # A density above what is left would keep zeros, which are no weights.
+    keep = np.asarray(_largest(density, scores)) & (np.asarray(scores) > 0)
+    scores = np.where(keep, scores, 0)
+    groups[name] = group_columns(
+      scores, alpha=layer.alpha, gamma=layer.gamma, method=method, sections=sections
+    )
+    mask = keep & np.asarray(conflict_mask(scores, groups[name]))
+    found[name] = jnp.asarray(as_kernel(mask, leaf.shape))
+  masks = [found.get(name) for name in tree.names(params)]
+  return Combined(jax.tree.structure(params).unflatten(masks), groups)
+
+
+def as_matrix(kernel: Any, name: str = "kernel") -> np.ndarray:
+  """[outputs, contraction] of a kernel [..., outputs], as flax lays it out.
+
+  The columns of a convolution [H, W, C, N] are its taps, channels fastest: those of
+  im2col.
+
+  Raises:
+    ValueError: If it has fewer than two axes.
+  """
+  kernel = np.asarray(kernel)
+  if kernel.ndim < 2:
+    raise ValueError(f"{name} has shape {kernel.shape}: only matrices are combined")
+  return kernel.reshape(-1, kernel.shape[-1]).T
+
+
+def as_kernel(matrix: Any, shape: Sequence[int]) -> Any:
+  """The inverse of `as_matrix` for a kernel of `shape`."""
+  return matrix.T.reshape(shape)
+
+
+def packed(params: Any, groups: Mapping[str, Groups]) -> dict[str, PackedColumns]:
+  """The packed form of each combined leaf of pruned parameters."""
+  leaves = tree.named_leaves(params)
+  return {name: pack(as_matrix(leaves[name]), g) for name, g in groups.items()}
+
+
+@jax.jit
+def _largest(density: jax.typing.ArrayLike, scores: jax.Array) -> jax.Array:
+  return Unstructured(density).mask(scores)
+
+
+def _chosen(
+  params: Any, values: Any, layers: Sequence[Layer]
+) -> list[tuple[str, Layer, Any]]:
+  """Name, layer and value of each leaf that is combined."""
+  names = tree.names(params)
+  structure = jax.tree.structure(params)
+  chosen: dict[str, Layer] = {}
+  for layer in layers:
+    for name in tree.match(layer.leaf, names):
+      chosen.setdefault(name, layer)
+  by_name = dict(zip(names, structure.flatten_up_to(values)))
+  return [(name, chosen[name], by_name[name]) for name in names if name in chosen]

@@ -1,0 +1,180 @@
+"""Rounds of pruning and combining leave a network that packs without a further loss."""
+
+import dataclasses
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcodesign import tree
+from jaxcodesign.hardware import systolic
+from jaxcodesign.numerics import masks as masking
+from jaxcodesign.numerics.column_combining import gather, unpack
+from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
+from jaxcodesign.training import combining, data, fit, models, pruning, step
+from jaxcodesign.training.combining import Combine, Layer
+
+CNN = models.Cnn(channels=(8, 16), hidden=16)
+LAYERS = (
+  Layer("conv1/kernel", 1.0, alpha=1),
+  Layer("*/kernel", 0.4, alpha=4, gamma=0.5),
+)
+
+
+def params(seed=0):
+  return CNN.init(jax.random.key(seed), (8, 8, 1), 3)
+
+
+def some_images():
+  rng = np.random.default_rng(0)
+
+  def draw(n):
+    labels = rng.integers(0, 3, n).astype("i4")
+    images = 0.3 * rng.random((n, 8, 8, 1), np.float32)
+    for image, label in zip(images, labels):
+      image[2 * label : 2 * label + 3] += 0.6
+    return images, labels
+
+  return data.check(data.Images(*draw(256), *draw(60), name="bars", classes=3))
+
+
+@hypothesis.given(
+  seed=st.integers(0, 99),
+  density=st.floats(0.05, 1.0),
+  alpha=st.integers(1, 9),
+  gamma=st.sampled_from([0.0, 0.3, 0.5, 1.75]),
+  method=st.sampled_from(["pairs", "dense_first"]),
+)
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_what_stays_packs_and_unpacks_to_itself(seed, density, alpha, gamma, method):
+  kernel = np.random.default_rng(seed).normal(size=(3, 3, 4, 10)).astype("f4")
+  kernel[np.abs(kernel) < 0.3] = 0  # fewer than some densities ask for
+  layers = [Layer("w", density, alpha, gamma)]
+  found = combining.combine({"w": kernel}, layers, method=method)
+  groups = found.groups["w"]
+  assert groups.alpha == alpha and max(map(len, groups.lists()), default=0) <= alpha
+  mask = np.asarray(found.masks["w"])
+  assert mask.sum() <= round(density * mask.size) and not mask[kernel == 0].any()
+  pruned = masking.apply(found.masks, {"w": jnp.asarray(kernel)})
+  packed = combining.packed(pruned, found.groups)["w"]
+  matrix = combining.as_matrix(pruned["w"])
+  np.testing.assert_array_equal(unpack(packed), matrix)
+  np.testing.assert_array_equal(
+    combining.as_kernel(matrix, kernel.shape), np.asarray(pruned["w"])
+  )
+  again = combining.combine(pruned, [Layer("w", 1.0, alpha, gamma)], method=method)
+  assert np.count_nonzero(again.masks["w"]) <= mask.sum()
+
+
+def test_the_largest_weights_stay_and_each_row_of_a_group_keeps_its_largest():
+  w = jnp.array([[4.0, 3.0], [1.0, -2.0], [0.5, 0.1]])  # 3 inputs, 2 outputs
+  found = combining.combine({"w": w}, [Layer("w", 4 / 6, alpha=2, gamma=1.0)])
+  # Of the four largest the first two columns meet in both rows: two conflicts, allowed.
+  assert found.groups["w"].lists() == [[0, 1]]
+  np.testing.assert_array_equal(
+    found.masks["w"], [[True, True], [False, False], [False, False]]
+  )
+
+
+def test_the_first_glob_decides_and_other_leaves_stay_dense():
+  found = combining.combine(params(), LAYERS)
+  assert set(found.groups) == {f"{n}/kernel" for n in
+                               ("conv1", "conv2", "dense1", "dense2")}  # fmt: skip
+  assert found.groups["conv1/kernel"].alpha == 1
+  assert found.masks["conv1"]["bias"] is None
+  with pytest.raises(ValueError, match="matches no name"):
+    combining.combine(params(), [Layer("conv9/*")])
+  with pytest.raises(ValueError, match="conv1/bias has shape"):
+    combining.combine(params(), [Layer("conv1/*")])
+
+
+def test_a_combined_convolution_runs_on_the_array_as_it_does_in_jax():
+  """Integers, im2col, gather, MX cells: the masked convolution bit for bit."""
+  rng = np.random.default_rng(1)
+  x = rng.integers(-20, 20, (2, 5, 6, 8)).astype("i4")
+  kernel = rng.integers(-9, 10, (3, 3, 8, 12)).astype("i4")
+  found = combining.combine({"w": kernel}, [Layer("w", 0.3, 8, 0.5)])
+  kept = jnp.where(found.masks["w"], kernel, 0)
+  wanted = jax.lax.conv_general_dilated(
+    x, kept, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  around = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  taps = [around[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3)]
+  patches = np.concatenate(taps, axis=-1).reshape(60, 72)  # taps, channels fastest
+  packed = combining.packed({"w": kept}, found.groups)["w"]
+  assert packed.groups.count < 72 / 2.5
+  out, _ = systolic.simulate_packed(
+    gather(patches, packed.groups), packed.values, packed.channel, rows=16, cols=8
+  )
+  np.testing.assert_array_equal(out.reshape(wanted.shape), wanted)
+
+
+@pytest.mark.parametrize("schedule", [OneShot(1), Cubic(0, 2, events=2)])
+def test_rounds_are_those_of_the_schedule_in_epochs(schedule):
+  how = Combine(LAYERS, schedule)
+  assert how.rounds(4, 16) == [4] if isinstance(schedule, OneShot) else [4, 8]
+  with pytest.raises(ValueError, match="lengthen the run or prune earlier"):
+    how.rounds(4, 4)
+
+
+def test_iterative_rounds_take_a_share_of_what_survived_conflicts():
+  how = Combine(LAYERS, Iterative(1, 1, rounds=3, rate=0.5), method="dense_first")
+  start = params()
+  masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), start)
+  masks["conv1"]["bias"] = None
+  once = how.combine(start, masks, 4, 4)
+  left = {n: float(np.mean(m)) for n, m in tree.named_leaves(once.masks).items()}
+  assert left["dense1/kernel"] < 0.5  # conflicts on top of the share
+  twice = how.combine(masking.apply(once.masks, start), once.masks, 8, 4)
+  after = {n: float(np.mean(m)) for n, m in tree.named_leaves(twice.masks).items()}
+  for name in ("conv2/kernel", "dense1/kernel"):
+    # Half of the survivors, but no fewer than the target before conflicts.
+    assert after[name] <= max(0.4, left[name] / 2) + 0.01
+    assert after[name] <= left[name]
+
+
+@pytest.mark.parametrize("regrow", [False, True])
+def test_training_under_rounds_ends_combined_and_still_right(regrow):
+  images, start = some_images(), params()
+  how = Combine(LAYERS, Cubic(0, 4, events=2), regrow=regrow)
+  config = step.TrainConfig(epochs=16, batch_size=32, learning_rate=0.01, sparsity=how)
+  fitted = fit.train(CNN.apply, start, images, config, forward=CNN.forward)
+  assert fitted.history[-1].test_accuracy > 0.9
+  packed = combining.packed(fitted.params, fitted.groups)
+  assert set(packed) == set(fitted.groups)
+  for name, one in packed.items():
+    leaf = tree.named_leaves(fitted.params)[name]
+    np.testing.assert_array_equal(unpack(one), combining.as_matrix(leaf))
+  assert packed["dense1/kernel"].groups.count < 64 / 2
+  again = fit.evaluate_accuracy(
+    CNN.apply, fitted.params, images.test_images, images.test_labels
+  )
+  assert again == fitted.history[-1].test_accuracy
+
+
+def test_a_round_changes_masks_alone_and_the_step_zeroes_what_they_leave():
+  images, start = some_images(), params()
+  how = Combine(LAYERS, OneShot(0))
+  config = step.TrainConfig(epochs=1, batch_size=32, sparsity=how)
+  init, update = step.make_update(CNN.apply, config, 8, forward=CNN.forward)
+  state = init(jax.tree.map(jnp.array, start))
+  found = how.combine(state.params, pruning.masks_of(state.optimizer), 0, 8)
+  # The step consumes what it is given, masks too.
+  masks = {n: np.array(m) for n, m in tree.named_leaves(found.masks).items()}
+  state = state._replace(optimizer=pruning.with_masks(state.optimizer, found.masks))
+  state, _, _ = update(state, images.train_images[:32], images.train_labels[:32])
+  for name, mask in masks.items():
+    leaf = np.asarray(tree.named_leaves(state.params)[name])
+    assert not leaf[~mask].any(), name
+
+
+def test_a_schedule_that_outlasts_the_run_is_refused_before_any_step():
+  how = Combine(LAYERS, OneShot(3))
+  config = step.TrainConfig(epochs=2, batch_size=32, sparsity=how)
+  with pytest.raises(ValueError, match="lengthen the run"):
+    fit.train(CNN.apply, params(), some_images(), config)
+  longer = dataclasses.replace(config, epochs=4)
+  assert fit.train(CNN.apply, params(), some_images(), longer).groups
