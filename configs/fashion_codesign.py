@@ -76,7 +76,7 @@ def sparse(leaves: tuple[str, ...], tune: TrainConfig) -> tuple[Variant, ...]:
     leaves: That are pruned.
     tune: How it is trained on, the schedule of its masks included.
   """
-  schedule = Cubic(0, max(1, tune.epochs // 3), events=2)
+  schedule = Cubic(0, 1 / 3, events=2)
   combine = Combine(tuple(Layer(x, BEFORE, ALPHA, GAMMA) for x in leaves), schedule)
   combined = dataclasses.replace(tune, sparsity=combine)
   taught = dataclasses.replace(combined, distill=Distill(alpha=0.7))

@@ -5,7 +5,7 @@
   Iterative  rounds, each of which takes a share of what is left
 
 Times are steps, counted from 0: an event at step s is one in the step with s steps
-before it. A config may tell them in epochs, of which `scaled` makes steps.
+before it. A config may tell them in shares of a run or in epochs: `scaled` makes steps.
 """
 
 import abc

@@ -66,7 +66,7 @@ class Combine:
 
   Attributes:
     layers: More specific globs first.
-    schedule: Of the density; its times are epochs.
+    schedule: Of the density; its times are shares of the run, in [0, 1).
     method: Of grouping, "pairs" as the released code, or "dense_first".
     sections: Columns within which groups stay; None for all.
     regrow: Whether masked weights keep their gradients and may come back in a later
@@ -80,34 +80,34 @@ class Combine:
   regrow: bool = False
 
   def wrap(
-    self, optimizer: optax.GradientTransformation, per_epoch: int
+    self, optimizer: optax.GradientTransformation, steps: int
   ) -> optax.GradientTransformation:
-    """`optimizer` under masks that `combine` sets."""
-    del per_epoch
+    """`optimizer` under masks that `combine` sets, in a run of so many steps."""
+    del steps  # they are counted outside
     rules = [masking.Rule(x.leaf, Unstructured(x.density)) for x in self.layers]
     return pruning.prune(optimizer, rules, None, regrow=self.regrow)
 
-  def rounds(self, per_epoch: int, steps: int) -> list[int]:
-    """The steps, from 0, before which `combine` is to be called.
+  def rounds(self, steps: int) -> list[int]:
+    """The steps, from 0, of a run of `steps` before which `combine` is to be called.
 
     Raises:
-      ValueError: If the last one is not within a run of so many `steps`.
+      ValueError: If the last one is not within the run.
     """
-    schedule = self.schedule.scaled(per_epoch)
+    schedule = self.schedule.scaled(steps)
     schedule.check(steps)
     places = jnp.arange(schedule.last + 1)
     return np.flatnonzero(jax.vmap(schedule.is_event)(places)).tolist()
 
-  def combine(self, params: Any, masks: Any, step: int, per_epoch: int) -> "Combined":
+  def combine(self, params: Any, masks: Any, step: int, steps: int) -> "Combined":
     """One round: what stays of `params` from now on.
 
     Args:
       params: Tree of arrays, on the host or not, latent weights if `regrow`.
       masks: The present ones, like `params`, None for a dense leaf.
       step: From 0.
-      per_epoch: Steps of an epoch.
+      steps: Of the run.
     """
-    schedule = self.schedule.scaled(per_epoch)
+    schedule = self.schedule.scaled(steps)
     densities = {}
     for name, layer, mask in _chosen(params, masks, self.layers):
       density = float(schedule(step, layer.density))

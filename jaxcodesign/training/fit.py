@@ -135,7 +135,7 @@ class _Run:
     self._rounds = frozenset()
     self.groups: dict[str, Groups] = {}
     if config.sparsity is not None:
-      self._rounds = frozenset(config.sparsity.rounds(per_epoch, self.steps))
+      self._rounds = frozenset(config.sparsity.rounds(self.steps))
 
   def epoch(
     self, state: State, epoch: int, on_step: Callable[[Step], None] | None
@@ -166,7 +166,7 @@ class _Run:
     if step not in self._rounds or not isinstance(sparsity, Combine):
       return state
     masks = pruning.masks_of(state.optimizer)
-    found = sparsity.combine(state.params, masks, step, self.per_epoch)
+    found = sparsity.combine(state.params, masks, step, self.steps)
     self.groups = found.groups
     return state._replace(optimizer=pruning.with_masks(state.optimizer, found.masks))
 

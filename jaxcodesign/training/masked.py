@@ -15,7 +15,7 @@ class Prune:
 
   Attributes:
     rules: Which leaves, and their patterns at the end; more specific ones first.
-    schedule: Of the density; its times are epochs.
+    schedule: Of the density; its times are shares of the run, in [0, 1).
     regrow: Whether masked weights keep their gradients and may come back.
     score: "magnitude" or "saliency".
   """
@@ -26,22 +26,22 @@ class Prune:
   score: Score = "magnitude"
 
   def wrap(
-    self, optimizer: optax.GradientTransformation, per_epoch: int
+    self, optimizer: optax.GradientTransformation, steps: int
   ) -> optax.GradientTransformation:
-    """`optimizer` under masks, in steps of which an epoch has `per_epoch`."""
+    """`optimizer` under masks, in a run of so many steps."""
     return prune(
       optimizer,
       self.rules,
-      self.schedule.scaled(per_epoch),
+      self.schedule.scaled(steps),
       regrow=self.regrow,
       score=self.score,
     )
 
-  def rounds(self, per_epoch: int, steps: int) -> list[int]:
+  def rounds(self, steps: int) -> list[int]:
     """No steps to stop at: masks are computed inside the step.
 
     Raises:
       ValueError: If the schedule is not over within a run of so many `steps`.
     """
-    self.schedule.scaled(per_epoch).check(steps)
+    self.schedule.scaled(steps).check(steps)
     return []

@@ -157,7 +157,7 @@ def optimizer_of(config: TrainConfig, steps: int) -> optax.GradientTransformatio
     )
   if config.sparsity is None:
     return plain
-  return config.sparsity.wrap(plain, steps // config.epochs)
+  return config.sparsity.wrap(plain, steps)
 
 
 def sparse(config: TrainConfig, state: State) -> Any:

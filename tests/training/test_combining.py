@@ -112,23 +112,23 @@ def test_a_combined_convolution_runs_on_the_array_as_it_does_in_jax():
   np.testing.assert_array_equal(out.reshape(wanted.shape), wanted)
 
 
-@pytest.mark.parametrize("schedule", [OneShot(1), Cubic(0, 2, events=2)])
-def test_rounds_are_those_of_the_schedule_in_epochs(schedule):
+@pytest.mark.parametrize("schedule", [OneShot(0.25), Cubic(0, 0.5, events=2)])
+def test_rounds_are_those_of_the_schedule_in_shares_of_the_run(schedule):
   how = Combine(LAYERS, schedule)
-  assert how.rounds(4, 16) == [4] if isinstance(schedule, OneShot) else [4, 8]
+  assert how.rounds(16) == ([4] if isinstance(schedule, OneShot) else [4, 8])
   with pytest.raises(ValueError, match="lengthen the run or prune earlier"):
-    how.rounds(4, 4)
+    dataclasses.replace(how, schedule=OneShot(1.0)).rounds(16)
 
 
 def test_iterative_rounds_take_a_share_of_what_survived_conflicts():
-  how = Combine(LAYERS, Iterative(1, 1, rounds=3, rate=0.5), method="dense_first")
+  how = Combine(LAYERS, Iterative(0.25, 0.25, rounds=3, rate=0.5), method="dense_first")
   start = params()
   masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), start)
   masks["conv1"]["bias"] = None
-  once = how.combine(start, masks, 4, 4)
+  once = how.combine(start, masks, 4, 16)
   left = {n: float(np.mean(m)) for n, m in tree.named_leaves(once.masks).items()}
   assert left["dense1/kernel"] < 0.5  # conflicts on top of the share
-  twice = how.combine(masking.apply(once.masks, start), once.masks, 8, 4)
+  twice = how.combine(masking.apply(once.masks, start), once.masks, 8, 16)
   after = {n: float(np.mean(m)) for n, m in tree.named_leaves(twice.masks).items()}
   for name in ("conv2/kernel", "dense1/kernel"):
     # Half of the survivors, but no fewer than the target before conflicts.
@@ -139,7 +139,7 @@ def test_iterative_rounds_take_a_share_of_what_survived_conflicts():
 @pytest.mark.parametrize("regrow", [False, True])
 def test_training_under_rounds_ends_combined_and_still_right(regrow):
   images, start = some_images(), params()
-  how = Combine(LAYERS, Cubic(0, 4, events=2), regrow=regrow)
+  how = Combine(LAYERS, Cubic(0, 0.25, events=2), regrow=regrow)
   config = step.TrainConfig(epochs=16, batch_size=32, learning_rate=0.01, sparsity=how)
   fitted = fit.train(CNN.apply, start, images, config, forward=CNN.forward)
   assert fitted.history[-1].test_accuracy > 0.9
@@ -172,9 +172,9 @@ def test_a_round_changes_masks_alone_and_the_step_zeroes_what_they_leave():
 
 
 def test_a_schedule_that_outlasts_the_run_is_refused_before_any_step():
-  how = Combine(LAYERS, OneShot(3))
+  how = Combine(LAYERS, OneShot(1.0))
   config = step.TrainConfig(epochs=2, batch_size=32, sparsity=how)
   with pytest.raises(ValueError, match="lengthen the run"):
     fit.train(CNN.apply, params(), some_images(), config)
-  longer = dataclasses.replace(config, epochs=4)
-  assert fit.train(CNN.apply, params(), some_images(), longer).groups
+  half = dataclasses.replace(config, sparsity=Combine(LAYERS, OneShot(0.5)))
+  assert fit.train(CNN.apply, params(), some_images(), half).groups
