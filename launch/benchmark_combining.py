@@ -60,8 +60,13 @@ def _rows(
   config: codesign.CodesignConfig, seed: int, images: data.Images, out: Any
 ) -> dict[str, dict[str, Any]]:
   """The rows of `payoff` of one seed, by title."""
+  reseeded = lambda how: how and dataclasses.replace(how, seed=seed)
   config = dataclasses.replace(
-    config, train=dataclasses.replace(config.train, seed=seed)
+    config,
+    train=reseeded(config.train),
+    variants=tuple(
+      dataclasses.replace(v, tune=reseeded(v.tune)) for v in config.variants
+    ),
   )
   folder = experiment.run_folder(out, f"benchmark_combining_{seed}")
   trained = codesign.train(config, images, folder)

@@ -21,6 +21,7 @@ from jaxcodesign.training import (
   data,
   experiment,
   networks,
+  preflight,
   progress,
   record,
   report,
@@ -52,7 +53,7 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
   began = time.perf_counter()
   folder = experiment.run_folder(launch.out, launch.name)
   images = data.check(config.data.load())
-  codesign.check(config, images)
+  preflight.check(config, images)
   with progress.bar(f"training on {images.name}", console) as shown:
     trained = codesign.train(
       config, images, folder, on_step=shown.on_step, on_epoch=shown.on_epoch
@@ -105,7 +106,7 @@ def _tuned(name: str, tuned: Trained) -> str:
 def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
   """Compiles the training step, prints its memory and all costs; runs no step."""
   images = data.check(config.data.load())
-  codesign.check(config, images)
+  preflight.check(config, images)
   work = codesign.workload(config, images)
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)
   console.print(_training(config, images), highlight=False, soft_wrap=True)

@@ -101,6 +101,7 @@ def price(
   *,
   policy: precision.Policy = (),
   stored: Mapping[str, Stored] | None = None,
+  repeats: float = 1.0,
 ) -> Priced:
   """Prices a workload in closed form, in float64: exact counts up to 2^53.
 
@@ -108,7 +109,7 @@ def price(
     ValueError: As `cost.evaluate`.
   """
   stored = dict(stored or {})
-  report = cost.exact(workload, machine, policy=policy, stored=stored)
+  report = cost.exact(workload, machine, policy=policy, stored=stored, repeats=repeats)
   with jax.enable_x64(True):
     wide = (machine, policy, stored)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), wide)
@@ -283,7 +284,11 @@ Case = tuple[str, Accelerator, Mapping[str, Stored]]
 
 
 def compare(
-  workload: Workload, cases: Sequence[Case], *, policy: precision.Policy = ()
+  workload: Workload,
+  cases: Sequence[Case],
+  *,
+  policy: precision.Policy = (),
+  repeats: float = 1.0,
 ) -> tuple[Compared, ...]:
   """One workload with its weights stored in several ways, side by side.
 
@@ -291,6 +296,7 @@ def compare(
     workload: From `trace`.
     cases: (title, machine, stored weights by `Gemm.rhs`) of each way; {} is dense.
     policy: As for `cost.evaluate`.
+    repeats: As for `cost.evaluate`.
 
   Returns:
     The products of the first case, in order, then its total; then the next case.
@@ -304,7 +310,7 @@ def compare(
       raise ValueError(f"title {title!r} is there twice: rows are told apart by it")
   found = []
   for title, machine, stored in cases:
-    priced = price(workload, machine, policy=policy, stored=stored)
+    priced = price(workload, machine, policy=policy, stored=stored, repeats=repeats)
     area, r = float(np.asarray(machine.area_mm2())), priced.report
     tiles = [_tiles(x, machine) for x in priced.layers]
     for x, each in zip(priced.layers, tiles):

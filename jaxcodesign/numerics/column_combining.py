@@ -5,8 +5,8 @@
   packed = pack(w, groups)                          [rows, groups], and an index each
   packed.values, packed.channel, gather(x, groups)  what the array is fed
 
-Without pruning conflicts, gamma = 0, packing gains almost nothing: few columns of a
-random matrix are disjoint. So the network is retrained between rounds of pruning.
+Without pruning conflicts, gamma = 0, packing gains little: few columns of a random
+matrix are disjoint. So conflicts are pruned, and the network is retrained in between.
 
 Between layers, `permute_rows` lets an array produce the columns of a group of the next
 layer side by side, so that no switch stands between the two.

@@ -110,6 +110,19 @@ def restore(
   return ocp.load(str(folder / "params"), target), record["metadata"]
 
 
+def digest(folder: str | pathlib.Path) -> str:
+  """Returns a text that changes with any weight of the checkpoint in `folder`.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if its record is damaged.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  if not folder.exists():
+    raise FileNotFoundError(f"no checkpoint in {folder}: train one, or name its folder")
+  return _digest(_read_record(folder))
+
+
 def fingerprint(*parts: Any) -> str:
   """Returns 16 hex digits that depend on the values of `parts` alone.
 

@@ -116,7 +116,7 @@ def train(
     images,
     config.train,
     folder / "checkpoint",
-    checkpoint.fingerprint(config.data, config.model, config.train),
+    mark_of(config),
   )
   return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
 
@@ -144,11 +144,25 @@ def tune(
   The trained model is the teacher where `how.distill` names no other. Arguments and
   errors are those of `train`; checkpoints are in `folder / "tuned"`.
   """
-  mark = checkpoint.fingerprint(config.data, config.model, config.train, how)
+  mark = mark_of(config, how)
   teacher = Teacher(config.model.forward, trained.params)
   target = folder / "tuned" / mark
   job = networks.Job(config.model, trained.params, images, how, target, mark, teacher)
   return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
+
+
+def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
+  """Fingerprint of a training: data, model, how, and what its teachers weigh.
+
+  Raises:
+    FileNotFoundError: If the checkpoint of a teacher is missing.
+    TypeError: If a teacher is a function without a name.
+  """
+  how = (config.train, *tunings)
+  teachers = [t.distill.digest() for t in how if t.distill is not None]
+  return checkpoint.fingerprint(
+    config.data, config.model, *how, *filter(None, teachers)
+  )
 
 
 def initial(config: CodesignConfig, images: data.Images) -> models.Params:
@@ -165,7 +179,7 @@ def workload(config: CodesignConfig, images: data.Images) -> Workload:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Quantized:
+class Quantized:
   """`model.apply` of (policy, params): one compilation for all budgets of a kind.
 
   Activations are scaled image by image, as a machine that runs one image at a time
@@ -184,7 +198,7 @@ def measure(
   config: CodesignConfig, networks: Networks, images: data.Images
 ) -> Iterator[tuple[Variant, float]]:
   """Yields each variant with its accuracy on the whole test set."""
-  apply = _Quantized(config.model)
+  apply = Quantized(config.model)
   work = workload(config, images)
   for variant in config.variants:
     policy, params = storage.rounded(variant.policy, networks[variant.tune], work)
@@ -192,27 +206,6 @@ def measure(
       apply, (policy, params), images.test_images, images.test_labels
     )
     yield variant, accuracy
-
-
-def check(config: CodesignConfig, images: data.Images) -> None:
-  """Refuses before any work what would fail after hours of it.
-
-  Raises:
-    ValueError: If a rule of a variant decides no product, a group does not divide a
-      contraction, or the training set is smaller than a batch.
-  """
-  if config.train.batch_size > len(images.train_images):
-    raise ValueError(
-      f"batch_size={config.train.batch_size} is more than the "
-      f"{len(images.train_images)} training images of {images.name}; lower it"
-    )
-  params = jax.eval_shape(lambda: initial(config, images))
-  image = jax.ShapeDtypeStruct((1, *images.image_shape), jnp.float32)
-  for variant in config.variants:
-    try:
-      jax.eval_shape(_Quantized(config.model), (variant.policy, params), image)
-    except ValueError as error:
-      raise ValueError(f"variant {variant.name!r}: {error}") from error
 
 
 def price(config: CodesignConfig, work: Workload, networks: Networks) -> list[Priced]:

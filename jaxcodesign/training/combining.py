@@ -15,6 +15,7 @@ ASPLOS 2019.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,12 @@ class Layer:
   alpha: int = 8
   gamma: float = 0.5
 
+  def __post_init__(self):
+    if not 0 < self.density <= 1:
+      raise ValueError(f"density={self.density} of {self.leaf} must be in (0, 1]")
+    if self.alpha < 1 or not 0 <= self.gamma < math.inf:
+      raise ValueError(f"alpha must be at least 1 and gamma at least 0 in {self}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Combine:
@@ -61,8 +68,11 @@ class Combine:
 
   Under `Cubic` and `OneShot` schedules a round prunes to the density of its time, as
   the released code does, before it prunes conflicts. Under `Iterative` it prunes a
-  share of what has survived, conflicts included, until the density is reached: the
-  paper's first algorithm.
+  share of what has survived, conflicts included, as in the paper's loop: a layer that
+  has reached its density is left as it is.
+
+  Each round groups anew and may prune gamma conflicts a row. Without `regrow` these add
+  up, so many rounds end well below the density.
 
   Attributes:
     layers: More specific globs first.
@@ -78,6 +88,10 @@ class Combine:
   method: Method = "pairs"
   sections: int | None = None
   regrow: bool = False
+
+  def __post_init__(self):
+    if not self.layers:
+      raise ValueError("layers=(): name the layers to combine, or do not combine")
 
   def wrap(
     self, optimizer: optax.GradientTransformation, steps: int
@@ -98,28 +112,33 @@ class Combine:
     places = jnp.arange(schedule.last + 1)
     return np.flatnonzero(jax.vmap(schedule.is_event)(places)).tolist()
 
-  def combine(self, params: Any, masks: Any, step: int, steps: int) -> "Combined":
+  def combine(
+    self, params: Any, before: "Combined", step: int, steps: int
+  ) -> "Combined":
     """One round: what stays of `params` from now on.
 
     Args:
       params: Tree of arrays, on the host or not, latent weights if `regrow`.
-      masks: The present ones, like `params`, None for a dense leaf.
+      before: The present masks, and the groups of the round before, if any.
       step: From 0.
       steps: Of the run.
     """
     schedule = self.schedule.scaled(steps)
-    densities = {}
-    for name, layer, mask in _chosen(params, masks, self.layers):
+    densities, done = {}, set()
+    for name, layer, mask in _chosen(params, before.masks, self.layers):
       density = float(schedule(step, layer.density))
       if isinstance(schedule, Iterative):
         left = float(np.mean(np.asarray(mask)))
-        done = (step - schedule.begin) // schedule.every
-        share = schedule.rate * schedule.decay**done
+        rounds = (step - schedule.begin) // schedule.every
+        share = schedule.rate * schedule.decay**rounds
         density = min(left, max(layer.density, left * (1 - share)))
+        if left <= layer.density and name in before.groups:
+          done.add(name)
       densities[name] = density
-    return combine(
+    found = combine(
       params, self.layers, densities, method=self.method, sections=self.sections
     )
+    return _kept(before, found, done) if done else found
 
 
 class Combined(NamedTuple):
@@ -169,6 +188,19 @@ def combine(
     found[name] = jnp.asarray(as_kernel(mask, leaf.shape))
   masks = [found.get(name) for name in tree.names(params)]
   return Combined(jax.tree.structure(params).unflatten(masks), groups)
+
+
+def _kept(before: "Combined", found: "Combined", done: set[str]) -> "Combined":
+  """`found`, but for leaves that are done what was there before."""
+  structure = jax.tree.structure(before.masks, is_leaf=lambda x: x is None)
+  dense = lambda masks: structure.flatten_up_to(masks)
+  names = tree.names(structure.unflatten(range(structure.num_leaves)))
+  masks = [
+    old if name in done else new
+    for name, old, new in zip(names, dense(before.masks), dense(found.masks))
+  ]
+  groups = {n: before.groups[n] if n in done else g for n, g in found.groups.items()}
+  return Combined(structure.unflatten(masks), groups)
 
 
 def as_matrix(kernel: Any, name: str = "kernel") -> np.ndarray:

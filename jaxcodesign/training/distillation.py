@@ -87,6 +87,22 @@ class Distill:
       raise ValueError(f"alpha must be in [0, 1] and temperature above 0 in {self}")
     if not 0 <= self.features < math.inf:
       raise ValueError(f"features={self.features} is a weight, 0 or more")
+    known = self.teacher is None or isinstance(self.teacher, Checkpoint)
+    if not known and not callable(self.teacher):
+      raise ValueError(
+        f"teacher={self.teacher!r} is no network: give Checkpoint(folder, model), a "
+        "function of images, or None"
+      )
+
+  def digest(self) -> str:
+    """A text that changes with the weights of a `Checkpoint`; "" for other teachers.
+
+    Raises:
+      FileNotFoundError: If its checkpoint is missing.
+    """
+    if not isinstance(self.teacher, Checkpoint):
+      return ""
+    return checkpoint.digest(self.teacher.folder)
 
   def resolve(self, images: data.Images, start: Teacher | None = None) -> Teacher:
     """The teacher, checked against the classes of `images`.

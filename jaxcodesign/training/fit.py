@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxcodesign.numerics.column_combining import Groups
 from jaxcodesign.training import augment, data, pruning
-from jaxcodesign.training.combining import Combine
+from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.models import Forward
 from jaxcodesign.training.step import (
@@ -166,7 +166,8 @@ class _Run:
     if step not in self._rounds or not isinstance(sparsity, Combine):
       return state
     masks = pruning.masks_of(state.optimizer)
-    found = sparsity.combine(state.params, masks, step, self.steps)
+    before = Combined(masks, self.groups)
+    found = sparsity.combine(state.params, before, step, self.steps)
     self.groups = found.groups
     return state._replace(optimizer=pruning.with_masks(state.optimizer, found.masks))
 

@@ -24,7 +24,7 @@ def cross_entropy(
     ValueError: if labels are not integers of the leading shape of the logits.
   """
   _check(logits, labels)
-  log_p = jax.nn.log_softmax(logits)
+  log_p = jax.nn.log_softmax(_wide(logits))
   # A negative index would count from the end: move it beyond the end instead.
   index = jnp.where(labels < 0, logits.shape[-1], labels)[..., None]
   true = jnp.take_along_axis(
@@ -61,8 +61,8 @@ def distillation(
       f"the student's logits have shape {logits.shape}, the teacher's "
       f"{teacher_logits.shape}: a teacher for the same classes is needed"
     )
-  told = jax.nn.log_softmax(jax.lax.stop_gradient(teacher_logits) / temperature)
-  learned = jax.nn.log_softmax(logits / temperature)
+  told = jax.nn.log_softmax(_wide(jax.lax.stop_gradient(teacher_logits)) / temperature)
+  learned = jax.nn.log_softmax(_wide(logits) / temperature)
   divergence = jnp.sum(jnp.exp(told) * (told - learned), axis=-1)
   return temperature**2 * jnp.mean(divergence)
 
@@ -100,7 +100,7 @@ def feature_matching(
 
 def _unit(x: jax.Array) -> jax.Array:
   """[B, F] of Euclidean length 1, or 0 where all values are."""
-  flat = x.reshape(x.shape[0], -1)
+  flat = _wide(x).reshape(x.shape[0], -1)
   # A floor, for the gradient at zero: its power of -3/2 must not overflow.
   return flat * jax.lax.rsqrt(jnp.sum(flat**2, axis=-1, keepdims=True) + 1e-12)
 
@@ -117,6 +117,11 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """
   _check(logits, labels)
   return jnp.mean(logits.argmax(-1).astype(labels.dtype) == labels)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+  """In float32 or wider: sums over classes and means over a batch drown in less."""
+  return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _check(logits: jax.Array, labels: jax.Array) -> None:

@@ -1,6 +1,7 @@
 """Pruning by patterns as a value of a config: what, when and how."""
 
 import dataclasses
+from typing import get_args
 
 import optax
 
@@ -24,6 +25,12 @@ class Prune:
   schedule: Schedule
   regrow: bool = False
   score: Score = "magnitude"
+
+  def __post_init__(self):
+    if not self.rules or self.score not in get_args(Score):
+      raise ValueError(
+        f"rules must be there and score one of {get_args(Score)}: {self}"
+      )
 
   def wrap(
     self, optimizer: optax.GradientTransformation, steps: int

@@ -2,7 +2,7 @@
 
 Zeros in a plain matrix are executed; n:m and combined columns are not, on cells that
 select their inputs. Rows are the dense network, each sparse one, and an unstructured
-one whose columns are packed without pruning a conflict: gamma = 0, which gains little.
+one whose columns are packed without pruning a conflict, gamma = 0.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,9 +35,10 @@ def payoff(
 ) -> dict[str, Any]:
   """`storage` of a result, see `schema.SCHEMA`; no rows where nothing is sparse.
 
-  The array is the first of the config with its weights stationary, as column combining
-  has it; the formats are those of the first variant; rows are its other variants with
-  the same formats.
+  The array is the first of the config with plain cells, its weights stationary, as
+  column combining has it; without one there are no rows. The formats are those of the
+  first variant; rows are all variants with the same formats. Costs are of one image of
+  `config.stream`, as everywhere in a report.
 
   Args:
     config: Of the run.
@@ -45,16 +46,23 @@ def payoff(
     networks: Trained and fine-tuned.
     accuracies: By variant.
   """
-  plain = dataclasses.replace(config.accelerators[0], dataflow="ws")
+  sparse = any(networks[v.tune].sparsity is not None for v in config.variants)
+  plain = next((a for a in config.accelerators if _is_plain(a)), None)
+  if plain is None or not sparse:
+    return {"machine": "", "rows": [], "packing": []}
+  plain = dataclasses.replace(plain, dataflow="ws")
   side = f"{plain.rows:g} x {plain.cols:g}"
   machine = f"{plain.name}, {side} cells, weights stationary"
-  if all(v.tune is None or v.tune.sparsity is None for v in config.variants):
-    return {"machine": machine, "rows": [], "packing": []}
   rows = []
   for title, variant, stored in _cases(config, work, networks):
     alpha = max((float(np.asarray(x.inputs)) for x in stored.values()), default=1.0)
     array = plain if alpha == 1 else presets.mx(plain, alpha)
-    found = layer_costs.compare(work, [(title, array, stored)], policy=variant.policy)
+    found = layer_costs.compare(
+      work,
+      [(title, array, stored)],
+      policy=variant.policy,
+      repeats=float(config.stream),
+    )
     trained = networks[variant.tune]
     rows.append(_row(found, accuracies[variant.name], _density(trained, work)))
   return {"machine": machine, "rows": rows, "packing": _packing(networks, plain)}
@@ -63,16 +71,21 @@ def payoff(
 def _cases(
   config: CodesignConfig, work: Workload, networks: Networks
 ) -> Iterator[tuple[str, Variant, dict[str, Stored]]]:
-  first = config.variants[0]
+  seen = []
   for variant in config.variants:
-    if variant.policy != first.policy or (variant.tune is None) != (variant is first):
+    if variant.policy != config.variants[0].policy or variant.tune in seen:
       continue
+    seen.append(variant.tune)
     trained = networks[variant.tune]
     yield variant.name, variant, storage.stored(variant.policy, trained, work)
     if _is_unstructured(trained):
       packed = trained._replace(groups=_without_conflicts(trained, work))
       title = f"{variant.name}, packed with gamma = 0"
       yield title, variant, storage.stored(variant.policy, packed, work)
+
+
+def _is_plain(machine: Accelerator) -> bool:
+  return float(np.asarray(machine.mac.inputs)) == 1
 
 
 def _is_unstructured(trained: Trained) -> bool:

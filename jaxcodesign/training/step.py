@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import optax
 
+from jaxcodesign import tree
 from jaxcodesign.training import losses, pruning
 from jaxcodesign.training.combining import Combine
 from jaxcodesign.training.distillation import Distill, Teacher
@@ -137,6 +138,7 @@ def make_update(
     (loss, (stats, accuracy)), grads = value_and_grad(
       sparse(config, state), images, labels, told
     )
+    _refuse_statistics(config, state, stats)
     # optax raises floats to integer powers, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
       changes, moved = optimizer.update(grads, state.optimizer, state.params)
@@ -171,6 +173,24 @@ def _run(apply, forward, params, images) -> Forward:
   if forward is None:
     return Forward(apply(params, images), (), None)
   return forward(params, images, train=True)
+
+
+def _refuse_statistics(config: TrainConfig, state: State, stats: Any) -> None:
+  """Raises a ValueError if a running statistic is under a mask."""
+  if config.sparsity is None or stats is None:
+    return
+  masks = pruning.masks_of(state.optimizer)
+  structure = jax.tree.structure(state.params)
+  for name, mask, moved in zip(
+    tree.names(state.params),
+    structure.flatten_up_to(masks),
+    structure.flatten_up_to(stats),
+  ):
+    if mask is not None and moved is not None:
+      raise ValueError(
+        f"{name} is a running statistic and may not be pruned; name the kernels, as "
+        "'*/kernel' does"
+      )
 
 
 def _with_statistics(params: Any, stats: Any) -> Any:

@@ -84,6 +84,11 @@ def stored(
       if matrix.shape != (g.n, g.k):
         continue  # of a grouped convolution: executed with its zeros
       if isinstance(pattern, NOfM):
+        if pattern.axis % leaf.ndim != leaf.ndim - 2:
+          raise ValueError(
+            f"{g.rhs}: {pattern} runs along axis {pattern.axis} of a kernel [..., in, "
+            "out]; an array skips neighbours of the contraction, axis=-2"
+          )
         found[g.rhs] = storing.n_of_m(matrix, int(np.asarray(pattern.n)), pattern.m)
       else:
         found[g.rhs] = storing.dense(matrix)

@@ -1,6 +1,7 @@
 """Rounds of pruning and combining leave a network that packs without a further loss."""
 
 import dataclasses
+import itertools
 
 import hypothesis
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from jaxcodesign.numerics import masks as masking
 from jaxcodesign.numerics.column_combining import gather, unpack
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.training import combining, data, fit, models, pruning, step
-from jaxcodesign.training.combining import Combine, Layer
+from jaxcodesign.training.combining import Combine, Combined, Layer
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)
 LAYERS = (
@@ -120,20 +121,27 @@ def test_rounds_are_those_of_the_schedule_in_shares_of_the_run(schedule):
     dataclasses.replace(how, schedule=OneShot(1.0)).rounds(16)
 
 
-def test_iterative_rounds_take_a_share_of_what_survived_conflicts():
-  how = Combine(LAYERS, Iterative(0.25, 0.25, rounds=3, rate=0.5), method="dense_first")
-  start = params()
-  masks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), start)
-  masks["conv1"]["bias"] = None
-  once = how.combine(start, masks, 4, 16)
-  left = {n: float(np.mean(m)) for n, m in tree.named_leaves(once.masks).items()}
-  assert left["dense1/kernel"] < 0.5  # conflicts on top of the share
-  twice = how.combine(masking.apply(once.masks, start), once.masks, 8, 16)
-  after = {n: float(np.mean(m)) for n, m in tree.named_leaves(twice.masks).items()}
-  for name in ("conv2/kernel", "dense1/kernel"):
-    # Half of the survivors, but no fewer than the target before conflicts.
-    assert after[name] <= max(0.4, left[name] / 2) + 0.01
-    assert after[name] <= left[name]
+def test_iterative_rounds_take_a_share_of_what_survived_and_stop_when_it_is_enough():
+  """The loop of the paper: a layer that has reached its density loses nothing more."""
+  rate, target = 0.3, 0.25
+  layer = Layer("w", target, alpha=8, gamma=0.5)
+  how = Combine((layer,), Iterative(0, 0.05, rounds=20, rate=rate))
+  start = {"w": np.random.default_rng(0).normal(size=(128, 64)).astype("f4")}
+  before = Combined({"w": jnp.ones((128, 64), bool)}, {})
+  left, counts = [1.0], []
+  for i in range(20):
+    params = masking.apply(before.masks, start)
+    before = how.combine(params, before, 5 * i, 100)
+    left.append(float(np.mean(before.masks["w"])))
+    counts.append(before.groups["w"].count)
+    combining.packed(masking.apply(before.masks, start), before.groups)
+  for was, now in itertools.pairwise(left):
+    if was <= target:
+      assert now == was
+    else:  # a share, and conflicts: gamma a row and group at most
+      assert max(target, was * (1 - rate)) - 0.5 * counts[0] / 128 - 1e-3 <= now < was
+  assert target / 2 < left[-1] <= target and len(set(left)) < 8
+  assert counts[-1] < 128 / 2
 
 
 @pytest.mark.parametrize("regrow", [False, True])
@@ -161,7 +169,8 @@ def test_a_round_changes_masks_alone_and_the_step_zeroes_what_they_leave():
   config = step.TrainConfig(epochs=1, batch_size=32, sparsity=how)
   init, update = step.make_update(CNN.apply, config, 8, forward=CNN.forward)
   state = init(jax.tree.map(jnp.array, start))
-  found = how.combine(state.params, pruning.masks_of(state.optimizer), 0, 8)
+  before = Combined(pruning.masks_of(state.optimizer), {})
+  found = how.combine(state.params, before, 0, 8)
   # The step consumes what it is given, masks too.
   masks = {n: np.array(m) for n, m in tree.named_leaves(found.masks).items()}
   state = state._replace(optimizer=pruning.with_masks(state.optimizer, found.masks))
@@ -178,3 +187,33 @@ def test_a_schedule_that_outlasts_the_run_is_refused_before_any_step():
     fit.train(CNN.apply, params(), some_images(), config)
   half = dataclasses.replace(config, sparsity=Combine(LAYERS, OneShot(0.5)))
   assert fit.train(CNN.apply, params(), some_images(), half).groups
+
+
+def test_rounds_do_not_compile_the_step_anew():
+  images, start = some_images(), params()
+  how = Combine(LAYERS, Cubic(0, 0.5, events=3))
+  config = step.TrainConfig(epochs=1, batch_size=32, sparsity=how)
+  init, update = step.make_update(CNN.apply, config, 8, forward=CNN.forward)
+  state, groups = init(jax.tree.map(jnp.array, start)), {}
+  x, y = images.train_images[:32], images.train_labels[:32]
+  for i in range(8):
+    if i in how.rounds(8):
+      before = Combined(pruning.masks_of(state.optimizer), groups)
+      masks, groups = how.combine(state.params, before, i, 8)
+      state = state._replace(optimizer=pruning.with_masks(state.optimizer, masks))
+    state, _, _ = update(state, x, y)
+  assert update._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+  ("call", "said"),
+  [
+    (lambda: Layer("w", gamma=-1.0), "gamma at least 0"),
+    (lambda: Layer("w", alpha=0), "alpha must be at least 1"),
+    (lambda: Layer("w", density=0.0), r"density=0\.0 of w must be in \(0, 1\]"),
+    (lambda: Combine((), OneShot(0)), "name the layers to combine"),
+  ],
+)
+def test_what_cannot_be_combined_is_refused_when_it_is_made(call, said):
+  with pytest.raises(ValueError, match=said):
+    call()

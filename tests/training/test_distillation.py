@@ -56,6 +56,15 @@ def test_gradient_is_hintons_and_none_reaches_the_teacher():
     assert not np.any(np.asarray(to_teacher))
 
 
+def test_narrow_logits_are_compared_in_float32():
+  student, teacher = (logits(i).astype(jnp.bfloat16) for i in range(2))
+  wide = [x.astype(jnp.float32) for x in (student, teacher)]
+  found = losses.distillation(student, teacher, 4.0)
+  assert found.dtype == jnp.float32 and found == losses.distillation(*wide, 4.0)
+  labels = jnp.zeros(5, int)
+  assert losses.cross_entropy(student, labels) == losses.cross_entropy(wide[0], labels)
+
+
 def test_gradient_at_a_high_temperature_is_that_of_matching_centred_logits():
   student, teacher = logits(0), logits(1)
   found = jax.grad(losses.distillation)(student, teacher, 1e3)
@@ -89,6 +98,7 @@ def test_feature_matching_is_scale_free_and_survives_zeros():
     (lambda: Distill(alpha=1.5), "alpha must be in"),
     (lambda: Distill(temperature=0.0), "temperature above 0"),
     (lambda: Distill(features=-1.0), "features=-1.0"),
+    (lambda: Distill("runs/x"), "is no network"),
     (lambda: Distill().resolve(some_images()), "name a Checkpoint or a function"),
     (
       lambda: Distill(four_classes).resolve(some_images()),
