@@ -354,11 +354,17 @@ def _legend(fig: Figure, marks: Sequence[Any]) -> None:
   fig.legend(
     handles=marks,
     loc="outside upper left",
-    ncols=min(5, len(marks)),
+    ncols=_columns(fig.get_figwidth(), [str(mark.get_label()) for mark in marks]),
     frameon=False,
     fontsize=9,
     labelcolor=INK,
   )
+
+
+def _columns(inches: float, labels: Sequence[str]) -> int:
+  """Most columns, up to 5, that entries of these labels fit in."""
+  widest = max((len(label) for label in labels), default=0)
+  return max(1, min(5, len(labels), int(inches / (0.6 + 0.07 * widest))))
 
 
 def _looks(count: int) -> tuple[list[str], list[str]]:

@@ -72,7 +72,7 @@ def _header(result: Mapping[str, Any], found: findings.Findings) -> str:
 <dl class=tiles>{tiles}</dl>
 <p>{text(model["name"])} ({model["parameters"]:,} parameters, {model["macs"]:,}
 multiplications an image) on {text(training["dataset"])}: {len(result["costs"])}
-designs, made of {len(result["variants"]) - 1} quantized variants and
+designs, made of {len(result["variants"]) - 1} variants and
 {len(result["accelerators"])} accelerators, one image at a time. The baseline is
 {text(findings.title(base))}. The best design has the least energy-delay product (EDP)
 of those that lose at most {100 * findings.ALLOWANCE:g} point of accuracy. Accuracy is
