@@ -19,6 +19,8 @@ from launch.timing import Measurement
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "fashion_codesign.py"
 DENSE, PRUNED = "int8", "pruned int8"
 COMBINED = ("combined int8", "combined, distilled int8")
+# Of these the accuracy alone is told, where a config has them.
+OTHERS = ("2:4 int8", "combined TQ 16/8 s3", "combined, distilled TQ 16/8 s3")
 
 
 def combining(
@@ -29,22 +31,22 @@ def combining(
   Args:
     seeds: Trainings, from 0 on.
     out: Folder of all runs.
-    config: A `CodesignConfig` with the variants named above; the main job's if None.
+    config: A `CodesignConfig` with variants of the names above; the main job's if None.
   """
   config = config or experiment.load(CONFIG).config()
-  names = (DENSE, PRUNED, *COMBINED)
+  names = (DENSE, PRUNED, *COMBINED, *OTHERS)
   kept = tuple(v for v in config.variants if v.name in names)
   config = dataclasses.replace(config, variants=kept)
   images = data.check(config.data.load())
   began = time.perf_counter()
-  found = [_rows(config, seed, images, out) for seed in range(seeds)]
+  found = [_seed(config, seed, images, out) for seed in range(seeds)]
   took = (time.perf_counter() - began) / seeds
-  at = lambda title, key: [rows[title][key] for rows in found]
+  at = lambda title, key: [rows[title][key] for rows, _ in found]
   over = lambda x, y: [a / b for a, b in zip(x, y)]
-  for title in (DENSE, PRUNED):
-    yield _mean(f"accuracy, {title}", at(title, "accuracy"), "%", "", took)
+  for variant in kept:
+    each = [accuracies[variant.name] for _, accuracies in found]
+    yield _mean(f"accuracy, {variant.name}", each, "%", "", took)
   for title in COMBINED:
-    yield _mean(f"accuracy, {title}", at(title, "accuracy"), "%", "", took)
     drop = [a - b for a, b in zip(at(DENSE, "accuracy"), at(title, "accuracy"))]
     yield _mean(f"drop, {title}", drop, "points", "<= 1 point", took)
     yield _mean(f"not zero, {title}", at(title, "density"), "%", "", took)
@@ -56,10 +58,10 @@ def combining(
       yield _mean(f"{key} fewer than dense, {title}", fewer, "x", ">= 3 x", took)
 
 
-def _rows(
+def _seed(
   config: codesign.CodesignConfig, seed: int, images: data.Images, out: Any
-) -> dict[str, dict[str, Any]]:
-  """The rows of `payoff` of one seed, by title."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+  """The rows of `payoff` of one seed by title, and accuracies by variant."""
   reseeded = lambda how: how and dataclasses.replace(how, seed=seed)
   config = dataclasses.replace(
     config,
@@ -79,7 +81,7 @@ def _rows(
   }
   work = codesign.workload(config, images)
   rows = payoff.payoff(config, work, networks, accuracies)["rows"]
-  return {row["title"]: row for row in rows}
+  return {row["title"]: row for row in rows}, accuracies
 
 
 def _mean(
