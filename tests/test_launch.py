@@ -67,8 +67,9 @@ def test_smoke_run_writes_a_report_and_restores(tmp_path, capsys):
     "figures",
     "report.html",
     "report.json",
+    "tuned",
   }
-  assert len(list((folder / "figures").glob("*.png"))) == 5
+  assert len(list((folder / "figures").glob("*.png"))) == 7
   code, out, err = run(*argv, capsys=capsys)
   assert code == 0 and "restored from its checkpoint" in out
 
