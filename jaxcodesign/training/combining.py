@@ -124,7 +124,7 @@ class Combine:
       steps: Of the run.
     """
     schedule = self.schedule.scaled(steps)
-    densities, done = {}, set()
+    densities, done = {}, {}
     for name, layer, mask in _chosen(params, before.masks, self.layers):
       density = float(schedule(step, layer.density))
       if isinstance(schedule, Iterative):
@@ -133,12 +133,13 @@ class Combine:
         share = schedule.rate * schedule.decay**rounds
         density = min(left, max(layer.density, left * (1 - share)))
         if left <= layer.density and name in before.groups:
-          done.add(name)
+          done[name] = mask
+          continue
       densities[name] = density
     found = combine(
       params, self.layers, densities, method=self.method, sections=self.sections
     )
-    return _kept(before, found, done) if done else found
+    return _kept(before, found, done)
 
 
 class Combined(NamedTuple):
@@ -166,7 +167,8 @@ def combine(
   Args:
     params: Tree of arrays.
     layers: Which are combined, and how.
-    densities: Of the leaves by name, before conflicts; those of `layers` if None.
+    densities: Of the leaves by name, before conflicts; one that is not named is left
+      out. Those of `layers` if None.
     method: See `Combine`.
     sections: See `Combine`.
 
@@ -176,6 +178,8 @@ def combine(
   found: dict[str, jax.Array] = {}
   groups: dict[str, Groups] = {}
   for name, layer, leaf in _chosen(params, params, layers):
+    if densities is not None and name not in densities:
+      continue
     density = layer.density if densities is None else densities[name]
     scores = magnitude(as_matrix(leaf, name))
     # A density above what is left would keep zeros, which are no weights.
@@ -190,17 +194,14 @@ def combine(
   return Combined(jax.tree.structure(params).unflatten(masks), groups)
 
 
-def _kept(before: "Combined", found: "Combined", done: set[str]) -> "Combined":
-  """`found`, but for leaves that are done what was there before."""
+def _kept(before: "Combined", found: "Combined", done: Mapping[str, Any]) -> "Combined":
+  """`found`, and masks and groups that were there of the leaves that are done."""
+  old = {name: before.groups[name] for name in done}
   structure = jax.tree.structure(before.masks, is_leaf=lambda x: x is None)
-  dense = lambda masks: structure.flatten_up_to(masks)
   names = tree.names(structure.unflatten(range(structure.num_leaves)))
-  masks = [
-    old if name in done else new
-    for name, old, new in zip(names, dense(before.masks), dense(found.masks))
-  ]
-  groups = {n: before.groups[n] if n in done else g for n, g in found.groups.items()}
-  return Combined(structure.unflatten(masks), groups)
+  fresh = structure.flatten_up_to(found.masks)
+  masks = [done.get(name, mask) for name, mask in zip(names, fresh)]
+  return Combined(structure.unflatten(masks), old | found.groups)
 
 
 def as_matrix(kernel: Any, name: str = "kernel") -> np.ndarray:

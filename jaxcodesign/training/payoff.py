@@ -15,7 +15,7 @@ from jaxcodesign import tree
 from jaxcodesign.hardware import layer_costs, presets
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.hardware.stored import Stored
-from jaxcodesign.numerics.column_combining import group_columns
+from jaxcodesign.numerics.column_combining import Groups, group_columns
 from jaxcodesign.numerics.sparsity import Unstructured
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import storage
@@ -95,18 +95,12 @@ def _is_unstructured(trained: Trained) -> bool:
   )
 
 
-def _without_conflicts(trained: Trained, work: Workload) -> dict[str, Any]:
+def _without_conflicts(trained: Trained, work: Workload) -> dict[str, Groups]:
   """Groups of columns that are disjoint as they are."""
-  leaves = tree.named_leaves(trained.params)
-  sizes = {g.rhs: (g.n, g.k) for g in work.gemms}
-  groups = {}
-  for name, leaf in leaves.items():
-    leaf = np.asarray(leaf)
-    if leaf.ndim > 1 and not leaf.all() and as_matrix(leaf).shape == sizes.get(name):
-      groups[name] = group_columns(
-        as_matrix(leaf), alpha=_ALPHA, gamma=0.0, method="pairs"
-      )
-  return groups
+  return {
+    name: group_columns(matrix, alpha=_ALPHA, gamma=0.0, method="pairs")
+    for name, matrix in storage.sparse_matrices(trained, work).items()
+  }
 
 
 def _density(trained: Trained, work: Workload) -> float:

@@ -23,7 +23,7 @@ Ticket Hypothesis", ICML 2020.
 
 from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def prune(
   Raises:
     ValueError: If `score` is no score or `rewind_to` is negative.
   """
-  if score not in ("magnitude", "saliency"):
+  if score not in get_args(Score):
     raise ValueError(f"score={score!r}: choose 'magnitude' or 'saliency'")
   if rewind_to is not None and rewind_to < 0:
     raise ValueError(f"rewind_to={rewind_to}: a step from 0 on, or None")

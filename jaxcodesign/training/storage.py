@@ -71,27 +71,34 @@ def stored(
   formats, patterns = _formats(policy, work), _patterns(trained)
   leaves = tree.named_leaves(trained.params)
   found: dict[str, Stored] = {}
-  for g in work.gemms:
-    if g.rhs not in leaves or g.rhs in found:
+  for name, groups in trained.groups.items():
+    found[name] = storing.packed(pack_leaf(leaves[name], groups, formats[name][1]))
+  for name, matrix in sparse_matrices(trained, work).items():
+    pattern, axes = patterns.get(name), np.ndim(leaves[name])
+    if name in found:
       continue
-    leaf = np.asarray(leaves[g.rhs])
-    pattern = patterns.get(g.rhs)
-    if g.rhs in trained.groups:
-      packed = pack_leaf(leaf, trained.groups[g.rhs], formats[g.rhs][1])
-      found[g.rhs] = storing.packed(packed)
-    elif leaf.ndim > 1 and not leaf.all():
-      matrix = as_matrix(leaf)
-      if matrix.shape != (g.n, g.k):
-        continue  # of a grouped convolution: executed with its zeros
-      if isinstance(pattern, NOfM):
-        if pattern.axis % leaf.ndim != leaf.ndim - 2:
-          raise ValueError(
-            f"{g.rhs}: {pattern} runs along axis {pattern.axis} of a kernel [..., in, "
-            "out]; an array skips neighbours of the contraction, axis=-2"
-          )
-        found[g.rhs] = storing.n_of_m(matrix, int(np.asarray(pattern.n)), pattern.m)
-      else:
-        found[g.rhs] = storing.dense(matrix)
+    if not isinstance(pattern, NOfM):
+      found[name] = storing.dense(matrix)
+      continue
+    if pattern.axis % axes != axes - 2:
+      raise ValueError(
+        f"{name}: {pattern} runs along axis {pattern.axis} of a kernel [..., in, out]; "
+        "an array skips neighbours of the contraction, axis=-2"
+      )
+    found[name] = storing.n_of_m(matrix, int(np.asarray(pattern.n)), pattern.m)
+  return found
+
+
+def sparse_matrices(trained: Trained, work: Workload) -> dict[str, np.ndarray]:
+  """[n, k] of each product's weight that has zeros, by its leaf.
+
+  Kernels of grouped convolutions are no such matrix: their zeros are executed.
+  """
+  leaves, found = tree.named_leaves(trained.params), {}
+  for g in work.gemms:
+    leaf = np.asarray(leaves.get(g.rhs, 1.0))
+    if leaf.ndim > 1 and not leaf.all() and as_matrix(leaf).shape == (g.n, g.k):
+      found[g.rhs] = as_matrix(leaf)
   return found
 
 
