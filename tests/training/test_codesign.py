@@ -17,6 +17,7 @@ from jaxcodesign.training import (
   data,
   experiment,
   fit,
+  models,
   networks,
   record,
 )
@@ -70,10 +71,21 @@ def test_budgets_share_one_compilation(config, images):
     Variant(f"k{k}", (Rule("dense*", Terms(k), Terms(2, group=1)),)) for k in (4, 8, 16)
   )
   config = dataclasses.replace(config, variants=variants)
-  traces = fit._count_correct._cache_size()
-  accuracies = [a for _, a in codesign.measure(config, as_trained(params), images)]
-  assert fit._count_correct._cache_size() == traces + 1
-  assert all(0 <= a <= 1 for a in accuracies)
+  traces = []
+
+  @dataclasses.dataclass(frozen=True)
+  class Counted(models.Cnn):
+    def apply(self, params, images):
+      traces.append(images.shape)
+      return super().apply(params, images)
+
+  config = dataclasses.replace(config, model=Counted(**vars(config.model)))
+  running = codesign.measure(config, as_trained(params), images)
+  accuracies = [next(running)[1]]
+  first = len(traces)
+  accuracies += [accuracy for _, accuracy in running]
+  assert first > 0 and len(traces) == first
+  assert len(accuracies) == 3 and all(0 <= a <= 1 for a in accuracies)
 
 
 def test_float_policies_leave_the_accuracy(config, images):
