@@ -29,6 +29,7 @@ from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
 from launch.benchmark_combining import combining
 from launch.benchmark_exactness import exactness
+from launch.benchmark_faults import faults
 from launch.benchmark_hardware import hardware
 from launch.benchmark_numerics import numerics
 from launch.benchmark_sparsity import sparsity
@@ -114,6 +115,7 @@ GROUPS = {
   "sparsity": sparsity,
   "combining": combining,
   "training": training,
+  "faults": faults,
 }
 
 

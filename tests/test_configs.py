@@ -14,11 +14,17 @@ from jaxcodesign.training import (
   record,
   report,
   sweep,
+  train_job,
 )
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-LAUNCHERS = {codesign.CodesignConfig: "codesign", sweep.SweepConfig: "evaluate"}
+LAUNCHERS = {
+  codesign.CodesignConfig: "codesign",
+  sweep.SweepConfig: "evaluate",
+  train_job.TrainJob: "train",
+  train_job.Comparison: "train",
+}
 
 
 def of(kind):
@@ -115,3 +121,19 @@ def test_fields_of_a_sweep_are_overridden(path):
   field = "windows" if "smollm2" in path.stem else "limit"
   argv = [str(path), f"--network.{field}", "100"]
   assert getattr(experiment.parse(argv, prog="launch").config.network, field) == 100
+
+
+every_training = pytest.mark.parametrize(
+  "path", [p for p in CONFIGS if p.stem.startswith("fast_")], ids=lambda p: p.stem
+)
+
+
+@every_training
+def test_fields_of_a_training_are_overridden(path):
+  job = (
+    "job." if isinstance(experiment.load(path).config(), train_job.Comparison) else ""
+  )
+  argv = [str(path), f"--{job}train.epochs", "7", f"--{job}run.mesh.data", "2"]
+  config = experiment.parse(argv, prog="launch").config
+  found = config.job if job else config
+  assert found.train.epochs == 7 and found.run.mesh.data == 2

@@ -1,7 +1,7 @@
 """Multiply-accumulate cells with a source: synthesized, tabulated, or counted in gates.
 
   parallel, fusible    published synthesis, see `synthesis`
-  floating             Horowitz's multipliers and adders
+  floating             Horowitz's multipliers and adders, fp8's counted
   bit_serial, tmac,    counted: full adders, register bits and two-input gates, each for
   fmac, shift          an area and for the energy of a cycle in which it works
   mx                   any of them with several inputs and a multiplexer in front
@@ -17,7 +17,7 @@ Numbers may be traced, and have derivatives: `jax.grad` by bits designs a cell.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +27,13 @@ from jaxcodesign.hardware import energy, synthesis
 from jaxcodesign.hardware.counts import Count
 from jaxcodesign.hardware.spec import Leaf, Mac
 
-FloatKind = Literal["fp32", "fp16", "bf16"]
+FloatKind = Literal["fp32", "fp16", "bf16", "fp8"]
+_FLOAT_BITS: dict[FloatKind, float] = {
+  "fp32": 32.0,
+  "fp16": 16.0,
+  "bf16": 16.0,
+  "fp8": 8.0,
+}
 _MUX = 3.0  # two-input gates of a 2:1 multiplexer: two ands and an or
 
 
@@ -77,26 +83,45 @@ def fusible(
   return _synthesized("fusible", cost, Count(), width, width, accumulator_bits, node_nm)
 
 
-def floating(kind: FloatKind) -> Mac:
-  """One fp32, fp16 or bf16 multiplier and adder at 45 nm, summing in the same format.
+def floating(kind: FloatKind, *, sums: FloatKind | None = None) -> Mac:
+  """One floating-point multiplier and adder at 45 nm.
 
   bf16 has no row at 45 nm: it is fp16 times the ratio of the two at 7 nm, in energy
-  and, as an assumption, in area.
+  and, as an assumption, in area. fp8 multiplies e4m3 and e5m2 (sign, 5 bits of exponent
+  and 3 of mantissa) and is counted: 16 ands and 12 full adders of the significands, 6
+  of the exponents, a multiplexer of 8 bits that normalizes, a gate for the sign, and 18
+  register bits, half of which flip. It has no adder of its own.
+
+  Args:
+    kind: "fp32", "fp16", "bf16" or "fp8", of the operands.
+    sums: Of the adder and its sums; `kind` by default, which fp8 cannot be.
 
   Raises:
-    ValueError: If the kind is another.
+    ValueError: If a kind is another.
   """
-  if kind not in ("fp32", "fp16", "bf16"):
-    raise ValueError(f"kind={kind!r} is none of fp32, fp16, bf16")
-  of, ratios = kind, dict.fromkeys(("add", "mul"), 1.0)
-  if kind == "bf16":
-    of, ratios = "fp16", {op: energy.value(f"bf16_{op}_of_fp16") for op in ratios}
-  each = {
-    unit: sum(energy.value(f"{of}_{op}_{unit}") * x for op, x in ratios.items())
+  sums = sums or kind
+  if kind not in get_args(FloatKind) or sums not in get_args(FloatKind):
+    kinds = ", ".join(get_args(FloatKind))
+    raise ValueError(f"kind={kind!r} or sums={sums!r} is none of {kinds}")
+  if sums == "fp8":
+    raise ValueError('sums="fp8" has no adder: give sums="fp16" or "fp32"')
+  joules, area = (
+    _float_part(kind, "mul", unit) + _float_part(sums, "add", unit)
     for unit in ("j", "mm2")
-  }
-  bits = 32.0 if kind == "fp32" else 16.0
-  return _cell("floating", bits, bits, bits, each["j"], each["mm2"], 45)
+  )
+  bits = _FLOAT_BITS[kind]
+  return _cell("floating", bits, bits, _FLOAT_BITS[sums], joules, area, 45)
+
+
+def _float_part(kind: FloatKind, op: str, unit: str) -> float:
+  """Joules or square millimetres of a multiplier or an adder."""
+  if kind == "fp8":
+    parts = Count(12.0 + 6.0, 18.0, 16.0 + 1.0 + _MUX * 8)
+    works = parts._replace(registers=9.0)
+    return parts.area_mm2(45) if unit == "mm2" else works.energy_j(45)
+  if kind == "bf16":
+    return _float_part("fp16", op, unit) * energy.value(f"bf16_{op}_of_fp16")
+  return energy.value(f"{kind}_{op}_{unit}")
 
 
 def bit_serial(

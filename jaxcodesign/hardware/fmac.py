@@ -95,7 +95,7 @@ def _simulate(
 
     def one_pass(sums: jax.Array, step: jax.Array) -> Any:
       i, j = CHUNK_BITS * (step // across), CHUNK_BITS * (step % across)
-      tree = jnp.matmul(_chunk(x, i), _chunk(y, j).T, preferred_element_type=jnp.int32)
+      tree = jnp.matmul(chunk(x, i), chunk(y, j).T, preferred_element_type=jnp.int32)
       return sums + (tree << (i + j)), jnp.sum((tree != 0).astype(jnp.int32))
 
     sums, busy = lax.scan(one_pass, jnp.zeros(shape, jnp.int32), steps)
@@ -107,6 +107,6 @@ def _simulate(
   return lax.scan(group, jnp.zeros(shape, jnp.float32), operands)
 
 
-def _chunk(x: jax.Array, at: jax.Array) -> jax.Array:
-  """Two magnitude bits of each mantissa from bit `at`, with its sign."""
+def chunk(x: jax.Array, at: jax.Array) -> jax.Array:
+  """Two magnitude bits of each signed mantissa [...] from bit `at`, with its sign."""
   return jnp.sign(x) * (jnp.abs(x) >> at & ((1 << CHUNK_BITS) - 1))

@@ -118,6 +118,41 @@ def mx(
   return dataclasses.replace(made, rows=float(rows), cols=float(cols))
 
 
+def with_cells(
+  accelerator: Accelerator,
+  cell: Mac,
+  *,
+  name: str,
+  array_mm2: float | None = None,
+  aspect: float = 1.0,
+) -> Accelerator:
+  """The same machine with other cells: as many whole rows as fit an area.
+
+  Columns are a multiple of the cell's lanes, so that they hold whole groups, see
+  `fmac_array`.
+
+  Args:
+    accelerator: Its buffers, DRAM, vector unit and clock are kept.
+    cell: In the place of its own.
+    name: Of the machine.
+    array_mm2: Area of the cells, without what stands at the foot of their columns; that
+      of `accelerator` by default.
+    aspect: Rows over columns, nearly.
+
+  Raises:
+    ValueError: If the area holds no row of `lanes` cells, or the aspect is not
+      positive.
+  """
+  if not aspect > 0:
+    raise ValueError(f"aspect={aspect}: rows over columns must be positive")
+  if array_mm2 is None:
+    array_mm2 = float(np.asarray(accelerator.array_mm2()))
+  rows, cols = _fit(name, cell, array_mm2, aspect)
+  return dataclasses.replace(
+    accelerator, name=name, mac=cell, rows=float(rows), cols=float(cols)
+  )
+
+
 def eyeriss_like(*, dataflow: Dataflow = "ws") -> Accelerator:
   """Eyeriss: 12 x 14 cells of 16 bits, 65 nm, 200 MHz (Chen et al., JSSC 2017).
 
@@ -252,14 +287,23 @@ def _fitted(
   return _machine(name, cell, *_fit(name, cell, array_mm2), dataflow)
 
 
-def _fit(name: str, cell: Mac, array_mm2: float) -> tuple[int, int]:
-  """Rows and columns of a near-square array of as many cells as fit an area."""
+def _fit(
+  name: str, cell: Mac, array_mm2: float, aspect: float = 1.0
+) -> tuple[int, int]:
+  """Rows and columns, a multiple of the lanes, of as many cells as fit an area."""
   area = float(np.asarray(cell.area_mm2))
-  fit = int(array_mm2 / area)
-  rows = math.isqrt(fit)
-  if rows < 1:
-    raise ValueError(f"array_mm2={array_mm2} holds no {name} cell of {area:.3g} mm2")
-  return rows, fit // rows
+  # Upward by a rounding error: the area of so many cells holds them all.
+  fit = int(array_mm2 / area * (1 + 1e-12))
+  rows = int(math.sqrt(fit * aspect) + 1e-9)
+  if cell.lanes > 1:
+    cols = max(round(math.sqrt(fit / aspect) / cell.lanes), 1) * cell.lanes
+    rows = fit // cols
+  if rows < 1 or fit < rows:
+    raise ValueError(
+      f"array_mm2={array_mm2} holds no {name} cell of {area:.3g} mm2"
+      + (f", {cell.lanes} of which make a row" if cell.lanes > 1 else "")
+    )
+  return rows, (fit // rows) // cell.lanes * cell.lanes
 
 
 def _machine(

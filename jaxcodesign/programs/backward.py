@@ -15,7 +15,7 @@ References: Zhang, McDanel, Kung, "FAST", HPCA 2022; Gupta et al., "Deep Learnin
 Limited Numerical Precision", ICML 2015.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,8 +63,60 @@ class Side(NamedTuple):
   noise: tuple[Noise | None, Noise | None]
 
 
+class Decision(NamedTuple):
+  """What is decided about the backward products once the gradient has come in.
+
+  Attributes:
+    decide: (gradient, left, right, known) -> (left, right, report). A side is None
+      where autodiff does not ask for its product.
+    known: Arrays that `decide` needs, a pytree; it may close over none that is traced.
+    probe: An array of the type of the report, which its gradient is; None to do
+      without.
+  """
+
+  decide: Callable[[jax.Array, Side | None, Side | None, Any], Any]
+  known: Any
+  probe: jax.Array | None
+
+
+def sides(
+  formats: Sequence[Format | None],
+  back: Sequence[Format | None],
+  gradients: Sequence[Format | None],
+  exact: Sequence[jax.Array],
+  values: Sequence[jax.Array],
+  noises: Sequence[tuple[Noise | None, Noise | None]],
+) -> tuple[Side, Side]:
+  """How the gradients by the left and by the right operand are computed.
+
+  Args:
+    formats: Of the left and the right operand in the forward product.
+    back: Of the same in the backward products.
+    gradients: Of the incoming gradient in the gradient by the left, and by the right.
+    exact: The operands.
+    values: The operands as the forward product has them.
+    noises: Of the incoming gradient and of the other operand, for each side.
+  """
+  made = []
+  for i, (gradient, keys) in enumerate(zip(gradients, noises)):
+    at = 1 - i  # of the operand that the gradient by operand i is made from
+    fmt = back[at]
+    # Rounded already, and on the same grid however the array lies?
+    known = fmt is formats[at] and (fmt is None or fmt.pointwise)
+    source = jax.lax.stop_gradient(values[at] if known else exact[at])
+    made.append(Side(gradient, None if known else fmt, source, keys))
+  return made[0], made[1]
+
+
 def product(
-  dot: Dot, lhs: jax.Array, rhs: jax.Array, left: Side, right: Side, rounded: Round
+  dot: Dot,
+  lhs: jax.Array,
+  rhs: jax.Array,
+  left: Side,
+  right: Side,
+  rounded: Round,
+  *,
+  decision: Decision | None = None,
 ) -> jax.Array:
   """`dot(lhs, rhs)`, with its gradients by `lhs` and `rhs` computed as told.
 
@@ -75,37 +127,50 @@ def product(
     left: How the gradient by `lhs` is computed; its operand is on the right.
     right: How the gradient by `rhs` is computed.
     rounded: Rounds an operand of a backward product.
+    decision: What is left open until the gradient comes in, None for nothing.
 
   Returns:
     What `dot` returns. It cannot be differentiated in forward mode: no gradient comes
     in there.
   """
   # A grid that no layout changes is the same in both products: round once.
-  once = _same(left, right)
+  once = decision is None and _same(left, right)
   shapes = [jax.typeof(lhs), jax.typeof(rhs)]
+  decide, known, probe = decision or Decision(lambda g, *s: (*s[:2], None), None, None)
+  # Which products autodiff asks for is of interest to a report alone.
+  asks = probe is not None
 
   @jax.custom_vjp
-  def multiplied(lhs: jax.Array, rhs: jax.Array, sides: Any) -> jax.Array:
-    del sides
+  def multiplied(lhs: jax.Array, rhs: jax.Array, probe: Any, held: Any) -> jax.Array:
+    del probe, held
     return dot(lhs, rhs)
 
-  def forward(lhs: jax.Array, rhs: jax.Array, sides: Any) -> Any:
-    return dot(lhs, rhs), sides
+  def forward(lhs: Any, rhs: Any, probe: Any, held: Any) -> Any:
+    if not asks:
+      return dot(lhs, rhs), held
+    value = lambda tree: jax.tree.map(lambda leaf: leaf.value, tree)
+    left, right, known = value(held)
+    wanted = left if lhs.perturbed else None, right if rhs.perturbed else None
+    return dot(lhs.value, rhs.value), (*wanted, known)
 
-  def backward(sides: tuple[Side, Side], g: jax.Array) -> Any:
+  def backward(held: Any, g: Any) -> Any:
+    if asks and type(g) is jax.custom_derivatives.SymbolicZero:
+      return None, None, None, None
+    left, right, report = decide(g, *held)
     if once:
-      g = rounded(sides[0].gradient, g, sides[0].noise[0], False)
-      sides = sides[0]._replace(gradient=None), sides[1]._replace(gradient=None)
+      g = rounded(left.gradient, g, left.noise[0], False)
+      left, right = left._replace(gradient=None), right._replace(gradient=None)
     by_lhs = lambda other: lambda x: dot(x, other)
     by_rhs = lambda other: lambda x: dot(other, x)
     return (
-      _transposed(by_lhs, shapes[0], sides[0], g, rounded),
-      _transposed(by_rhs, shapes[1], sides[1], g, rounded),
+      _transposed(by_lhs, shapes[0], left, g, rounded),
+      _transposed(by_rhs, shapes[1], right, g, rounded),
+      report,
       None,
     )
 
-  multiplied.defvjp(forward, backward)
-  return multiplied(lhs, rhs, (left, right))
+  multiplied.defvjp(forward, backward, symbolic_zeros=asks)
+  return multiplied(lhs, rhs, probe, (left, right, known))
 
 
 def _same(left: Side, right: Side) -> bool:
@@ -116,11 +181,13 @@ def _same(left: Side, right: Side) -> bool:
 def _transposed(
   linear: Callable[[jax.Array], Callable[[jax.Array], jax.Array]],
   shape: Any,
-  side: Side,
+  side: Side | None,
   g: jax.Array,
   rounded: Round,
-) -> jax.Array:
+) -> jax.Array | None:
   """The gradient by the argument of `linear(operand)`, an array of `shape`."""
+  if side is None:
+    return None
 
   def gradient(operands: dict[str, jax.Array], g: jax.Array) -> jax.Array:
     return jax.linear_transpose(linear(operands["operand"]), shape)(g)[0]

@@ -5,17 +5,15 @@
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxcodesign.numerics import noise
-from jaxcodesign.numerics.formats import Format
-from jaxcodesign.programs import backward, jaxprs, precision_view
-from jaxcodesign.programs.backward import Backward, Side
+from jaxcodesign.programs import backward, jaxprs, operands, precision_view
+from jaxcodesign.programs.backward import Backward
+from jaxcodesign.programs.operands import round_operand
 from jaxcodesign.programs.policy import (
   Operand,
   Policy,
@@ -63,7 +61,7 @@ def quantize(
 
   @functools.wraps(fn)
   def quantized(*args: Any, **kwargs: Any) -> Any:
-    rounds = _Quantizer(policy, _source(key))
+    rounds = _Quantizer(policy, operands.source_of(key))
     rewritten = rewrite_gemms(fn, rounds.rule, loops=key is not None)
     out = rewritten(*args, **kwargs)
     rounds.check()
@@ -150,33 +148,18 @@ class _Quantizer:
       return dot(lhs, rhs)
     rule = self.policy[index]
     names: list[Operand] = ["activation", "weight" if gemm.rhs else "activation"]
-    draw = self.draws(rule, dot)
+    draw = operands.draws(self.key, len(self.seen), dot.loops, rule.stochastic)
     values = []
     for i, (x, fmt) in enumerate(zip((lhs, rhs), operand_formats(rule, gemm))):
       side = f"{('left', 'right')[i]} operand"
       source = draw(names[i], i)
-      values.append(_round(gemm, side, rule.clip, fmt, x, source, dot.across[i]))
+      values.append(round_operand(gemm, side, rule.clip, fmt, x, source, dot.across[i]))
     if rule.gradient is None:
       return dot(*values)
-    _refuse_backward(gemm)
+    operands.refuse_backward(gemm)
     left, right = _sides(rule, gemm, (lhs, rhs), values, draw)
-    rounded = functools.partial(_round, gemm, "backward operand", False)
+    rounded = functools.partial(round_operand, gemm, "backward operand", False)
     return backward.product(dot, values[0], values[1], left, right, rounded)
-
-  def draws(self, rule: Rule, dot: Dot) -> Callable[[Operand, int], noise.Noise | None]:
-    """(operand, number) -> noise for it, None to round to nearest."""
-    if self.key is None:
-      return lambda operand, number: None
-    key = jax.random.fold_in(self.key.key, len(self.seen))
-    for index in dot.loops:
-      key = jax.random.fold_in(key, index)
-
-    def draw(operand: Operand, number: int) -> noise.Noise | None:
-      if operand not in rule.stochastic:
-        return None
-      return dataclasses.replace(self.key, key=jax.random.fold_in(key, number))
-
-    return draw
 
   def check(self) -> None:
     """Raises a ValueError if a rule or the key was of no use."""
@@ -186,16 +169,6 @@ class _Quantizer:
         "key is given, but no rule rounds stochastically: give a rule a gradient "
         "format, or stochastic=('weight', 'activation')"
       )
-
-
-def _source(key: Any) -> Any:
-  source = noise.of(key)
-  if source is not None and not hasattr(source, "key"):
-    raise TypeError(
-      f"key={key!r} has no PRNG key to draw every product's noise from; pass "
-      "jax.random.key(seed), Counter(key), Threefry(key) or Lfsr(key)"
-    )
-  return source
 
 
 def _is_random(rule: Rule) -> bool:
@@ -208,86 +181,27 @@ def _is_random(rule: Rule) -> bool:
   return any(formats[operand] is not None for operand in rule.stochastic)
 
 
-def _refuse_backward(gemm: Gemm) -> None:
-  if gemm.custom:
-    raise jaxprs.Unsupported(
-      f"{gemm.source}: {gemm.name} is inside a custom derivative, whose backward pass "
-      "is its author's; a rule with gradient formats cannot reach it: match it with a "
-      "rule before, without gradient"
-    )
-  if gemm.role in ("input_gradient", "weight_gradient"):
-    raise jaxprs.Unsupported(
-      f"{gemm.source}: {gemm.name} is a product of a backward pass already; with "
-      "gradient formats quantize the function, then differentiate it: "
-      "jax.grad(quantize(loss, policy))"
-    )
-
-
 def _sides(
   rule: Rule,
   gemm: Gemm,
   exact: tuple[jax.Array, jax.Array],
   values: Sequence[jax.Array],
-  draw: Callable[[Operand, int], noise.Noise | None],
-) -> tuple[Side, Side]:
+  draw: operands.Draw,
+) -> tuple[backward.Side, backward.Side]:
   """How the gradients by the left and by the right operand are computed."""
   back = rule.backward
   assert back is not None
-  formats = operand_formats(rule, gemm)
-  right_is: Operand = "weight" if gemm.rhs else "activation"
-  others: tuple[Operand, Operand] = (right_is, "activation")
-  by_right = back.weight_gradient if gemm.rhs else back.input_gradient
-  gradients = (back.input_gradient, by_right)
-  sides = []
-  for i, other in enumerate(others):
-    fmt = back.weight if other == "weight" else back.activation
-    at = 1 - i  # of the operand that the gradient by operand i is made from
-    # Rounded already, and on the same grid however the array lies?
-    known = fmt is formats[at] and (fmt is None or fmt.pointwise)
-    source = jax.lax.stop_gradient(values[at] if known else exact[at])
-    keys = (draw("gradient", 2 + i), draw(other, 4 + i))
-    sides.append(Side(gradients[i], None if known else fmt, source, keys))
-  return sides[0], sides[1]
-
-
-def _round(
-  gemm: Gemm,
-  side: str,
-  clip: bool,
-  fmt: Format | None,
-  x: jax.Array,
-  source: noise.Noise | None,
-  across: bool,
-) -> jax.Array:
-  """`x` rounded to `fmt`, where it lies if `across`; errors name the product."""
-  if fmt is None:
-    return x
-  moved = fmt.along(-2) if across else None
-  turn = lambda y: y if moved is None else jnp.swapaxes(y, -1, -2)
-  fmt, lying = moved or fmt, turn(x)
-  try:
-    scale = fmt.scale(lying)
-    rounded = fmt.round(lying, scale, _local(source, x))
-    return turn(_clipped(fmt, lying, scale, rounded) if clip else rounded)
-  except (TypeError, ValueError) as error:
-    raise type(error)(
-      f"{gemm.name} ({gemm.source}), {side} {list(x.shape)}: {error}"
-    ) from error
-
-
-def _local(source: Any, x: jax.Array) -> Any:
-  """The noise of a device's own part of `x` inside shard_map."""
-  if source is None:
-    return None
-  for axis in jaxprs.varying(x):
-    key = jax.random.fold_in(source.key, jax.lax.axis_index(axis))
-    source = dataclasses.replace(source, key=key)
-  return source
-
-
-def _clipped(fmt: Format, x: jax.Array, scale: Any, rounded: jax.Array) -> jax.Array:
-  # At the end of the grid: twice the value rounds to the same.
-  nearest = fmt.round(x, scale)
-  end = (fmt.round(2 * x, scale) == nearest) & (nearest != 0)
-  saturated = end & (jnp.abs(x) > jnp.abs(nearest))
-  return jnp.where(saturated, jax.lax.stop_gradient(rounded), rounded)
+  weighted = bool(gemm.rhs)
+  by_right = back.weight_gradient if weighted else back.input_gradient
+  names: tuple[Operand, Operand] = (
+    "activation",
+    "weight" if weighted else "activation",
+  )
+  return backward.sides(
+    operand_formats(rule, gemm),
+    (back.activation, back.weight if weighted else back.activation),
+    (back.input_gradient, by_right),
+    exact,
+    values,
+    [(draw("gradient", 2 + i), draw(names[1 - i], 4 + i)) for i in range(2)],
+  )

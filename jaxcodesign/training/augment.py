@@ -29,9 +29,32 @@ def crop_and_flip(
     )
   if padding < 0:
     raise ValueError(f"padding={padding} must be 0 or more")
-  batch, height, width, _ = images.shape
+  batch = len(images)
   top, left = rng.integers(0, 2 * padding + 1, size=(2, batch))
-  flipped = rng.random(batch) < 0.5
+  return crop(images, top, left, rng.random(batch) < 0.5, padding=padding)
+
+
+def crop(
+  images: np.ndarray,
+  top: np.ndarray,
+  left: np.ndarray,
+  flipped: np.ndarray,
+  *,
+  padding: int,
+) -> np.ndarray:
+  """Returns the crops that `crop_and_flip` has drawn.
+
+  Args:
+    images: [B, H, W, C]; not changed.
+    top: [B] integers in [0, 2 padding]: rows that are left out above, zeros included.
+    left: [B], the same of columns.
+    flipped: [B] bool: left and right exchanged after the crop.
+    padding: Zeros on each side.
+
+  Returns:
+    [B, H, W, C], a new array.
+  """
+  batch, height, width, _ = images.shape
   padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
   windows = np.lib.stride_tricks.sliding_window_view(
     padded, (height, width), axis=(1, 2)

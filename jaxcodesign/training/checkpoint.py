@@ -1,9 +1,7 @@
 """Trained parameters on disk: whole or absent, and never those of another config.
 
-A checkpoint is a folder: `params/` as orbax writes it and `checkpoint.json` with the
-caller's metadata, the names, dtypes and shapes of the leaves, and a digest of every
-file. The digests are compared before orbax reads a byte, so that damage is one clear
-error instead of a wrong weight or an exception from inside a thread.
+A checkpoint is a sealed folder: `params/` as orbax writes it and `checkpoint.json` with
+the caller's metadata, the names, dtypes and shapes of the leaves, and digests.
 """
 
 from collections.abc import Mapping
@@ -20,9 +18,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxcodesign.training import experiment
-
-_RECORD = "checkpoint.json"
+from jaxcodesign.training import experiment, sealed
 
 
 def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -> None:
@@ -44,18 +40,17 @@ def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -
   folder = pathlib.Path(folder).expanduser().absolute()
   beside = lambda kind: folder.with_name(f".{folder.name}.{os.getpid()}.{kind}")
   temporary, old = beside("new"), beside("old")
-  record = {"metadata": dict(metadata), "leaves": _leaves(params)}
+  record = {"metadata": dict(metadata), "leaves": sealed.kinds(params)}
   json.dumps(record, allow_nan=False)
   # A killed process may have had the same id, in a container above all.
   shutil.rmtree(temporary, ignore_errors=True)
   try:
     temporary.mkdir()
-    _reserve(temporary / "reserved", sum(x.nbytes for x in jax.tree.leaves(params)))
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    sealed.reserve(temporary / "reserved", size)
     _save_arrays(temporary / "params", params)
-    record["files"] = _digests(temporary / "params")
-    text = json.dumps(record | {"digest": _digest(record)}, indent=2, allow_nan=False)
-    experiment.write_atomically(temporary / _RECORD, text)
-    _swap(temporary, folder, old)
+    sealed.seal(temporary, "params", record)
+    sealed.swap(temporary, folder, old)
   except OSError as error:
     raise experiment.cannot_write(folder, error) from error
   finally:
@@ -85,29 +80,12 @@ def restore(
   folder = pathlib.Path(folder).expanduser().absolute()
   if not folder.exists():
     return None
-  record = _read_record(folder)
+  record = sealed.read(folder)
   if fingerprint is not None and record["metadata"].get("fingerprint") != fingerprint:
     return None
-  found, wanted = record["leaves"], _leaves(like)
-  if found != wanted:
-    name = next(n for n in {**wanted, **found} if found.get(n) != wanted.get(n))
-    raise ValueError(
-      f"the checkpoint {folder} is of another model: {name} is "
-      f"{found.get(name, 'absent')}, expected {wanted.get(name, 'absent')}; delete the "
-      "folder or choose another"
-    )
-  digests = _digests(folder / "params")
-  for name in {**record["files"], **digests}:
-    if digests.get(name) != record["files"].get(name):
-      raise _damaged(folder, f"params/{name} is not the file that was saved")
-  default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  target = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=getattr(x, "sharding", None) or default
-    ),
-    like,
-  )
-  return ocp.load(str(folder / "params"), target), record["metadata"]
+  sealed.match(folder, record["leaves"], like)
+  sealed.verify(folder, "params", record)
+  return ocp.load(str(folder / "params"), sealed.targets(like)), record["metadata"]
 
 
 def digest(folder: str | pathlib.Path) -> str:
@@ -120,7 +98,7 @@ def digest(folder: str | pathlib.Path) -> str:
   folder = pathlib.Path(folder).expanduser().absolute()
   if not folder.exists():
     raise FileNotFoundError(f"no checkpoint in {folder}: train one, or name its folder")
-  return _digest(_read_record(folder))
+  return sealed.digest(sealed.read(folder))
 
 
 def fingerprint(*parts: Any) -> str:
@@ -177,73 +155,9 @@ def _canonical(x: Any, where: str) -> Any:
   return [x.__module__, name]
 
 
-def _leaves(tree: Any) -> dict[str, str]:
-  """Kind of each leaf by its name, as in {"conv1/bias": "float32[16]"}."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{np.dtype(x.dtype)}{list(x.shape)}"
-    )
-    for path, x in jax.tree.leaves_with_path(tree)
-  }
-
-
-def _reserve(path: pathlib.Path, size: int) -> None:
-  """Raises OSError unless `size` bytes and some more can be written at `path`."""
-  # A full disk is found here, in one thread: inside orbax it leaves threads behind
-  # that wait, and log, for minutes.
-  with path.open("wb") as file:
-    for _ in range(size // 2**20 + 1):
-      file.write(bytes(2**20))
-  path.unlink()
-
-
 def _save_arrays(path: pathlib.Path, params: Any) -> None:
   try:
     ocp.save(str(path), params)
   except ValueError as error:
     # What tensorstore raises when the disk fills up all the same.
     raise OSError(str(error)) from error
-
-
-def _swap(new: pathlib.Path, folder: pathlib.Path, old: pathlib.Path) -> None:
-  """Puts `new` in the place of `folder`, which moves to `old`, or changes nothing."""
-  shutil.rmtree(old, ignore_errors=True)
-  if folder.exists():
-    folder.rename(old)
-  try:
-    new.rename(folder)
-  except OSError:
-    if old.exists():
-      old.rename(folder)
-    raise
-
-
-def _digests(folder: pathlib.Path) -> dict[str, str]:
-  """Digest of each file under `folder` by its relative path."""
-  return {
-    path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
-  }
-
-
-def _digest(record: dict[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _read_record(folder: pathlib.Path) -> dict[str, Any]:
-  """What `save` wrote beside the parameters, its digest taken off."""
-  try:
-    record = json.loads((folder / _RECORD).read_bytes())
-    digest = record.pop("digest")
-  except (OSError, ValueError, KeyError, AttributeError) as error:
-    raise _damaged(folder, f"{_RECORD} cannot be read: {error!r}") from error
-  if digest != _digest(record):
-    raise _damaged(folder, f"{_RECORD} is not the file that was saved")
-  return record
-
-
-def _damaged(folder: pathlib.Path, reason: str) -> ValueError:
-  return ValueError(
-    f"the checkpoint {folder} is damaged ({reason}); delete the folder to train again"
-  )

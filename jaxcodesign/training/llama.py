@@ -66,7 +66,7 @@ def rope(shape: Shape, x: jax.Array) -> jax.Array:
   t, f = x.shape[-2:]
   rates = shape.rope_base ** (-jnp.arange(0, f, 2, dtype=jnp.float32) / f)
   angle = jnp.arange(t, dtype=jnp.float32)[:, None] * rates[None]
-  sin, cos = jnp.sin(angle)[None, None], jnp.cos(angle)[None, None]
+  sin, cos = (f(angle)[None, None].astype(x.dtype) for f in (jnp.sin, jnp.cos))
   a, b = x[..., ::2], x[..., 1::2]
   return jnp.stack([a * cos - b * sin, a * sin + b * cos], axis=-1).reshape(x.shape)
 

@@ -30,11 +30,16 @@ class Column(NamedTuple):
   show: Callable[[Any], str] = str
 
 
-def document(name: str, body: str) -> str:
-  """The whole page around a body."""
+def document(name: str, body: str, kind: str = "co-design report") -> str:
+  """The whole page around a body; its title is of a `kind`."""
   digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
   return _PAGE.format(
-    name=html.escape(name), style=_STYLE, script=_SCRIPT, digest=digest, body=body
+    name=html.escape(name),
+    kind=kind,
+    style=_STYLE,
+    script=_SCRIPT,
+    digest=digest,
+    body=body,
   )
 
 
@@ -200,7 +205,7 @@ _PAGE = """<!doctype html>
  style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}';
  base-uri 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{name}: co-design report</title>
+<title>{name}: {kind}</title>
 <style>{style}</style>
 </head>
 <body>

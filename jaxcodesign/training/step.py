@@ -1,4 +1,4 @@
-"""A training step of a pure `apply`: a warm-up, then a cosine to zero.
+"""A training step of a pure `apply`: a warm-up, then a decay.
 
 Weights may be pruned on the way, by a schedule inside the step or by column combining
 between two steps, and a teacher may speak beside the labels.
@@ -11,6 +11,7 @@ import math
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcodesign import tree
@@ -22,6 +23,7 @@ from jaxcodesign.training.models import Forward
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 Optimizer = Literal["adamw", "sgd"]
+Decay = Literal["cosine", "linear", "rsqrt", "constant"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,10 @@ class TrainConfig:
     label_smoothing: Mass of the target spread evenly over the classes, in [0, 1].
     seed: Of the order of the images and, by convention, of the weights.
     optimizer: "adamw", or "sgd" with a momentum of 0.9.
+    decay: Of the learning rate after the warm-up: "cosine" or "linear" to zero at the
+      end, "rsqrt" as 1 / sqrt(step), or "constant".
+    b2: Decay of AdamW's second moment, in [0, 1).
+    clip: Largest norm of all gradients together; 0 for any.
     augment: Whether images are moved by up to 4 pixels and mirrored at random.
     sparsity: What is pruned while training runs: `Prune`, `Combine` or nothing.
     distill: Who teaches beside the labels, if anyone.
@@ -50,6 +56,9 @@ class TrainConfig:
   label_smoothing: float = 0.1
   seed: int = 0
   optimizer: Optimizer = "adamw"
+  decay: Decay = "cosine"
+  b2: float = 0.999
+  clip: float = 0.0
   augment: bool = False
   sparsity: Prune | Combine | None = None
   distill: Distill | None = None
@@ -57,6 +66,10 @@ class TrainConfig:
   def __post_init__(self):
     if self.optimizer not in get_args(Optimizer):
       raise ValueError(f"optimizer={self.optimizer!r} is none of {get_args(Optimizer)}")
+    if self.decay not in get_args(Decay):
+      raise ValueError(f"decay={self.decay!r} is none of {get_args(Decay)}")
+    if not 0 <= self.b2 < 1 or not 0 <= self.clip < math.inf:
+      raise ValueError(f"b2 must be in [0, 1) and clip >= 0 in {self}")
     if self.epochs < 1 or self.batch_size < 1 or self.seed < 0:
       raise ValueError(f"epochs and batch_size must be >= 1 and seed >= 0 in {self}")
     if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
@@ -82,12 +95,24 @@ class State(NamedTuple):
 
 def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
   """Returns the learning rate as a function of the step, `steps` long."""
-  return optax.warmup_cosine_decay_schedule(
-    init_value=0.0 if config.warmup else config.learning_rate,
-    peak_value=config.learning_rate,
-    warmup_steps=math.floor(config.warmup * steps),
-    decay_steps=steps,
-  )
+  peak, warmup = config.learning_rate, math.floor(config.warmup * steps)
+  if config.decay == "cosine":
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if config.warmup else peak,
+      peak_value=peak,
+      warmup_steps=warmup,
+      decay_steps=steps,
+    )
+  after: optax.Schedule = optax.constant_schedule(peak)
+  if config.decay == "linear":
+    after = optax.linear_schedule(peak, 0.0, max(1, steps - warmup))
+  elif config.decay == "rsqrt":
+    start = float(max(1, warmup))
+    after = lambda step: peak * jnp.sqrt(start / (start + step))
+  if not warmup:
+    return after
+  rise = optax.linear_schedule(0.0, peak, warmup)
+  return optax.join_schedules([rise, after], [warmup])
 
 
 def make_update(
@@ -138,12 +163,12 @@ def make_update(
     (loss, (stats, accuracy)), grads = value_and_grad(
       sparse(config, state), images, labels, told
     )
-    _refuse_statistics(config, state, stats)
+    refuse_statistics(config, state, stats)
     # optax raises floats to integer powers, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
       changes, moved = optimizer.update(grads, state.optimizer, state.params)
     params = optax.apply_updates(state.params, changes)
-    return State(_with_statistics(params, stats), moved), loss, accuracy
+    return State(with_statistics(params, stats), moved), loss, accuracy
 
   return init, update
 
@@ -152,17 +177,19 @@ def optimizer_of(config: TrainConfig, steps: int) -> optax.GradientTransformatio
   """The optimizer of a run of so many steps, masks included."""
   rate = schedule(config, steps)
   if config.optimizer == "adamw":
-    plain = optax.adamw(rate, weight_decay=config.weight_decay)
+    plain = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay)
   else:
     plain = optax.chain(
       optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=0.9)
     )
+  if config.clip:
+    plain = optax.chain(optax.clip_by_global_norm(config.clip), plain)
   if config.sparsity is None:
     return plain
   return config.sparsity.wrap(plain, steps)
 
 
-def sparse(config: TrainConfig, state: State) -> Any:
+def sparse(config: TrainConfig, state: Any) -> Any:
   """The parameters that the network has: those of a state, under its masks."""
   if config.sparsity is None:
     return state.params
@@ -175,8 +202,14 @@ def _run(apply, forward, params, images) -> Forward:
   return forward(params, images, train=True)
 
 
-def _refuse_statistics(config: TrainConfig, state: State, stats: Any) -> None:
-  """Raises a ValueError if a running statistic is under a mask."""
+def refuse_statistics(config: TrainConfig, state: Any, stats: Any) -> None:
+  """Raises a ValueError if a running statistic is under a mask.
+
+  Args:
+    config: Of the training.
+    state: Anything with `params` and `optimizer`.
+    stats: `Forward.stats`.
+  """
   if config.sparsity is None or stats is None:
     return
   masks = pruning.masks_of(state.optimizer)
@@ -193,7 +226,7 @@ def _refuse_statistics(config: TrainConfig, state: State, stats: Any) -> None:
       )
 
 
-def _with_statistics(params: Any, stats: Any) -> Any:
+def with_statistics(params: Any, stats: Any) -> Any:
   """`params` with the running statistics of `stats`, None for other leaves."""
   if stats is None:
     return params

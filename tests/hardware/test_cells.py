@@ -222,7 +222,8 @@ def test_nodes_scale_by_the_stated_exponents():
     (lambda: cells.parallel(32.0, 32.0), r"bits=32\.0 is outside .* several passes"),
     (lambda: cells.fusible(2.0), r"bits=2\.0 is outside what was measured, 4 to 16"),
     (lambda: cells.parallel(array=(8, 4)), r"array=\(8, 4\) is outside .* 1 to 16"),
-    (lambda: cells.floating("fp8"), "kind='fp8' is none of fp32, fp16, bf16"),  # pyright: ignore[reportArgumentType]
+    (lambda: cells.floating("fp4"), "kind='fp4' or sums='fp4' is none of fp32"),  # pyright: ignore[reportArgumentType]
+    (lambda: cells.floating("fp8"), 'sums="fp8" has no adder: give sums="fp16"'),
     (lambda: cells.bit_serial(accumulator_bits=4), "accumulator_bits=4: a cell has"),
     (lambda: cells.shift(accumulator_bits=7.5), r"accumulator_bits=7\.5: a cell has"),
     (lambda: cells.mx(cells.parallel(), 0.5), r"alpha=0\.5 inputs"),

@@ -2,7 +2,19 @@
 
 from jaxcodesign.training.models.classifier import Classifier, Forward, Params, count
 from jaxcodesign.training.models.cnn import Cnn
+from jaxcodesign.training.models.imagenet_resnet import ImageNetResNet
 from jaxcodesign.training.models.mobilenet import MobileNet
 from jaxcodesign.training.models.resnet import ResNet
+from jaxcodesign.training.models.vit import Vit
 
-__all__ = ["Classifier", "Cnn", "Forward", "MobileNet", "Params", "ResNet", "count"]
+__all__ = [
+  "Classifier",
+  "Cnn",
+  "Forward",
+  "ImageNetResNet",
+  "MobileNet",
+  "Params",
+  "ResNet",
+  "Vit",
+  "count",
+]

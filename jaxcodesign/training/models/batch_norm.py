@@ -17,7 +17,8 @@ class BatchNorm(nnx.Module):
   In training the moments are the batch's, with a gradient through them, and the running
   ones become momentum * running + (1 - momentum) * batch; the variance is the biased
   one. At inference the running ones are used, as one scale and one bias per channel.
-  No gradient ever flows into the running moments.
+  No gradient ever flows into the running moments. Inputs of any float type come out in
+  it; all between is in float32.
   """
 
   def __init__(self, channels: int, *, momentum: float):
@@ -29,8 +30,9 @@ class BatchNorm(nnx.Module):
 
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     mean, var = (jax.lax.stop_gradient(s[...]) for s in (self.mean, self.var))
+    dtype, x = x.dtype, x.astype(jnp.float32)
     if not train:
-      return self._affine(x, mean, var)
+      return self._affine(x, mean, var).astype(dtype)
     axes = tuple(range(x.ndim - 1))
     # Both moments in one pass over the data; about the running mean, since E[x^2] -
     # E[x]^2 cancels where the mean is large.
@@ -40,9 +42,10 @@ class BatchNorm(nnx.Module):
     blend = lambda old, new: self.momentum * old + (1 - self.momentum) * new
     self.mean[...] = blend(mean, jax.lax.stop_gradient(mean + offset))
     self.var[...] = blend(var, jax.lax.stop_gradient(spread))
-    return self._affine(x, offset, spread)
+    return self._affine(x, offset, spread).astype(dtype)
 
   def _affine(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
-    slope = self.scale[...] * jax.lax.rsqrt(var + _EPSILON)
-    intercept = self.bias[...] - mean * slope
+    scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
+    slope = scale * jax.lax.rsqrt(var + _EPSILON)
+    intercept = bias - mean * slope
     return x * jnp.broadcast_to(slope, x.shape) + jnp.broadcast_to(intercept, x.shape)

@@ -1,0 +1,40 @@
+"""A vision transformer on CIFAR-10 under FAST.
+
+  python -m launch.train configs/fast_cifar10_vit.py
+
+Expected on a GPU: hours for 200 epochs; on 2 CPU cores a step takes seconds, so shorten
+it with --train.epochs 1. Six blocks of width 192 on patches of 4 x 4 pixels, AdamW with
+the rates that DeiT uses for such widths (recalled). Needs CIFAR-10's binary version in
+$JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or --task.data.directory.
+"""
+
+from jaxcodesign.programs.fast import Fast
+from jaxcodesign.training.data import Cifar10, FashionMnistMini
+from jaxcodesign.training.models import Vit
+from jaxcodesign.training.pretrained import cache
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification
+from jaxcodesign.training.train_job import TrainJob
+
+
+def config() -> TrainJob:
+  """Two hundred epochs, blocks computed again in the backward pass."""
+  train = TrainConfig(
+    epochs=200,
+    batch_size=512,
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    warmup=0.05,
+    augment=True,
+    clip=1.0,
+  )
+  task = Classification(Cifar10(cache() / "cifar10"), Vit(remat=True))
+  return TrainJob(task, train, precision=Fast())
+
+
+def smoke() -> TrainJob:
+  """The same path in seconds: two narrow blocks on images that are everywhere."""
+  train = TrainConfig(epochs=1, batch_size=500, clip=1.0)
+  model = Vit(width=32, depth=2, heads=2, patch=7, remat=True)
+  task = Classification(FashionMnistMini(), model)
+  return TrainJob(task, train, precision=Fast())

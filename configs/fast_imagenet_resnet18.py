@@ -1,0 +1,46 @@
+"""ResNet-18 on ImageNet under FAST, at published hyper-parameters.
+
+  python -m launch.train configs/fast_imagenet_resnet18.py
+  python -m launch.train configs/fast_imagenet_resnet18.py --dry-run --run.platform tpu
+  python -m launch.train configs/fast_imagenet_resnet18.py --dry-run --run.platform cuda
+
+Expected of a dry run: memory, operations and the least time of a step on 8 devices, in
+about a minute on 2 CPU cores, without any data. Momentum SGD for 90 epochs with a
+weight decay of 1e-4, the learning rate 0.1 for each 256 images after a warm-up of five
+epochs (Goyal et al., arXiv:1706.02677), a cosine in place of its steps. A run needs
+folders of JPEGs, one a class, in `train` and `val` of --task.data.directory.
+"""
+
+from jaxcodesign.programs.fast import Fast
+from jaxcodesign.training.data import FashionMnistMini
+from jaxcodesign.training.mesh import MeshConfig
+from jaxcodesign.training.models import ImageNetResNet
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification, ImageNet
+from jaxcodesign.training.train_job import RunConfig, TrainJob
+
+
+def config() -> TrainJob:
+  """Ninety epochs of 256 images a step."""
+  train = TrainConfig(
+    epochs=90,
+    batch_size=256,
+    learning_rate=0.1,
+    weight_decay=1e-4,
+    warmup=5 / 90,
+    optimizer="sgd",
+    augment=True,
+  )
+  return TrainJob(
+    Classification(ImageNet(), ImageNetResNet.of(18)),
+    train,
+    precision=Fast(),
+    run=RunConfig(mesh=MeshConfig(data=8), threads=16, prefetch=32),
+  )
+
+
+def smoke() -> TrainJob:
+  """The same path in seconds: two stages of a narrow one on images of 28 pixels."""
+  model = ImageNetResNet((1, 1), bottleneck=False, width=4)
+  train = TrainConfig(epochs=1, batch_size=500, optimizer="sgd", learning_rate=0.1)
+  return TrainJob(Classification(FashionMnistMini(), model), train, precision=Fast())

@@ -1,0 +1,357 @@
+"""A run from its last checkpoint to its end: steps, evaluations, checkpoints, logs.
+
+The device is always a step ahead: what a step told is read while the next one runs.
+What is saved has been seen to be finite.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import json
+import math
+import pathlib
+import time
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxcodesign.numerics.column_groups import Groups
+from jaxcodesign.training import (
+  diagnosis,
+  experiment,
+  metrics_log,
+  progress,
+  pruning,
+  run_folder,
+)
+from jaxcodesign.training import session as sessions
+from jaxcodesign.training.checkpoints import Checkpoints
+from jaxcodesign.training.combining import Combine, Combined
+from jaxcodesign.training.fit import Step
+from jaxcodesign.training.interruption import Interruption
+from jaxcodesign.training.session import Session
+from jaxcodesign.training.step import sparse
+from jaxcodesign.training.update import TrainState
+
+Status = Literal["finished", "target", "interrupted"]
+FINAL = "final.json"
+
+
+class Result(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    status: All steps done, the target reached, or stopped by a signal.
+    step: Steps made.
+    steps: Of the whole run.
+    loss: Of the last evaluation, NaN if there was none.
+    score: The same.
+    digest: Of every bit of the last state.
+    seconds: Of this start.
+    state: The last one.
+  """
+
+  status: Status
+  step: int
+  steps: int
+  loss: float
+  score: float
+  digest: str
+  seconds: float
+  state: TrainState
+
+
+def run(
+  session: Session, folder: pathlib.Path, *, command: str, console: Console
+) -> Result:
+  """Trains from where the checkpoints of `folder` are, or from the start.
+
+  Args:
+    session: What `session.prepare` returned.
+    folder: Of the run; holds checkpoints, metrics.jsonl, config.json, origin.json and
+      in the end final.json.
+    command: That started it, for origin.json.
+    console: For the progress bar and what there is to say.
+
+  Raises:
+    ValueError: If the folder holds a run of another config, saying what differs, or no
+      checkpoint that is whole.
+    FloatingPointError: At the first loss or gradient that is not finite, naming the
+      step, the suspected tensor and the last good checkpoint.
+    OSError: If the disk is full; the previous checkpoint is whole.
+  """
+  run_folder.check(session.job, folder)
+  first = session.processes.index == 0
+  if first:
+    run_folder.write(session.job, folder, command)
+  how = session.job.run
+  began = time.perf_counter()
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      contextlib.closing(
+        Checkpoints(
+          folder / "checkpoints",
+          fingerprint=session.fingerprint,
+          keep_last=how.keep_last,
+          keep_best=how.keep_best,
+        )
+      )
+    )
+    state, position = _restored(session, checkpoints, console)
+    metrics = None
+    if first:
+      metrics = stack.enter_context(
+        contextlib.closing(
+          metrics_log.Metrics(folder, position.step, tensorboard=how.tensorboard)
+        )
+      )
+    loop = _Loop(session, checkpoints, metrics, folder, console, position)
+    status, state = loop.run(state)
+    checkpoints.wait()
+  digest = sessions.digest(state)
+  seconds = time.perf_counter() - began
+  at = loop.position
+  found = Result(
+    status, at.step, session.steps, at.loss, at.score, digest, seconds, state
+  )
+  if first and status != "interrupted":
+    text = json.dumps(found._replace(state=None)._asdict(), indent=2)
+    experiment.write_atomically(folder / FINAL, text + "\n")
+  return found
+
+
+class _Position:
+  """Where a run is, besides its state: what a checkpoint keeps as JSON."""
+
+  def __init__(self, extra: dict[str, Any] | None = None, step: int = 0):
+    extra = extra or {}
+    self.step = step
+    self.loss: float = extra.get("loss") or math.nan
+    self.score: float = extra.get("score") or math.nan
+    self.stopped: bool = extra.get("stopped", False)
+    self.groups = {
+      name: Groups(np.array(g["members"], np.int32), g["columns"])
+      for name, g in extra.get("groups", {}).items()
+    }
+
+  def plain(self) -> dict[str, Any]:
+    number = lambda x: x if math.isfinite(x) else None
+    groups = {
+      name: {"members": np.asarray(g.members).tolist(), "columns": g.columns}
+      for name, g in self.groups.items()
+    }
+    return {"loss": number(self.loss), "score": number(self.score),
+            "stopped": self.stopped, "groups": groups}  # fmt: skip
+
+
+def _restored(
+  session: Session, checkpoints: Checkpoints, console: Console
+) -> tuple[TrainState, _Position]:
+  found = checkpoints.restore(session.state)
+  if found is None:
+    return session.start(), _Position()
+  for words in found.refused:
+    console.print(f"warning: {words}", highlight=False, soft_wrap=True)
+  console.print(
+    f"going on from step {found.step:,} of {session.steps:,}", highlight=False
+  )
+  return found.state, _Position(found.extra, found.step)
+
+
+class _Loop:
+  """The loop's moving parts."""
+
+  def __init__(self, session, checkpoints, metrics, folder, console, position):
+    self.session, self.checkpoints, self.metrics = session, checkpoints, metrics
+    self.folder, self.console, self.position = folder, console, position
+    self.config = session.job.train
+    self.rounds = frozenset[int]()
+    if self.config.sparsity is not None:
+      self.rounds = frozenset(self.config.sparsity.rounds(session.steps))
+    self.saved = position.step  # step of the newest checkpoint
+
+  def run(self, state: TrainState) -> tuple[Status, TrainState]:
+    """Steps until the end, the target or a signal."""
+    session, at = self.session, self.position
+    if at.stopped:
+      return "target", state
+    quiet = session.processes.index > 0
+    console = Console(quiet=True) if quiet else self.console
+    title = f"training on {session.loaded.train.name}"
+    with contextlib.ExitStack() as stack:
+      shown = stack.enter_context(progress.bar(title, console))
+      signals = stack.enter_context(Interruption())
+      stream = stack.enter_context(session.batches(at.step))
+      profile = stack.enter_context(_profiled(session.job.run.profile, self.folder))
+      clock = _Clock()
+      waiting: tuple[int, Any, Any] | None = None
+      for batch in stream:
+        clock.waited()
+        batch = session.place(batch)
+        state = self._combined(state)
+        state, told = session.step(state, batch, session.frozen)
+        if waiting is not None:
+          self._settle(*waiting, state, shown, clock)
+        at.step += 1
+        waiting = (at.step, told, batch)
+        profile(told)
+        if self._due(signals):
+          self._settle(*waiting, state, shown, clock)
+          waiting = None
+          if self._pause(state, signals, clock):
+            break
+        clock.asked()
+      if waiting is not None:
+        self._settle(*waiting, state, shown, clock)
+    if signals.requested is not None and at.step < session.steps and not at.stopped:
+      return "interrupted", state
+    return ("target" if at.stopped else "finished"), state
+
+  def _due(self, signals: Interruption) -> bool:
+    session, step = self.session, self.position.step
+    return (
+      step % session.evaluate_every == 0
+      or step % session.checkpoint_every == 0
+      or step == session.steps
+      or signals.agreed(step) is not None
+    )
+
+  def _pause(self, state: TrainState, signals: Interruption, clock: "_Clock") -> bool:
+    """Evaluates and saves what is due; returns whether to stop."""
+    session, at = self.session, self.position
+    last = at.step == session.steps
+    score = None
+    if at.step % session.evaluate_every == 0 or last:
+      at.loss, at.score = session.evaluate(state)
+      score = at.score
+      target = session.job.target
+      at.stopped = target is not None and at.score >= target
+      if self.metrics is not None:
+        self.metrics.write(at.step, {"test_loss": at.loss, "test_accuracy": at.score})
+        self._say_score()
+    stop = at.stopped or last or signals.requested is not None
+    if stop or score is not None or at.step % session.checkpoint_every == 0:
+      self.checkpoints.save(at.step, state, at.plain(), score=score)
+      self.saved = at.step
+    if signals.requested is not None and not last:
+      self.checkpoints.wait()
+    clock.restart()
+    return stop
+
+  def _say_score(self) -> None:
+    at, steps = self.position, self.session.steps
+    reached = ", the target" if at.stopped else ""
+    self.console.print(
+      f"step {at.step:,} of {steps:,}: test loss {at.loss:.3f}, accuracy "
+      f"{at.score:.2%}{reached}",
+      highlight=False,
+      soft_wrap=True,
+    )
+
+  def _settle(
+    self, number: int, told: Any, batch: Any, state: Any, shown: Any, clock: "_Clock"
+  ) -> None:
+    """Reads what step `number` told."""
+    log = number % self.session.job.run.log_every == 0
+    if not bool(told.finite):
+      self._not_finite(number, told, batch, state)
+    clock.steps += 1
+    size = self.config.batch_size
+    epoch = (number - 1) // self.session.per_epoch + 1
+    shown.on_step(Step(epoch, number, self.session.steps, size, float(told.loss)))
+    if log and self.metrics is not None:
+      values = {
+        "loss": float(told.loss),
+        "accuracy": float(told.accuracy),
+        "gradient": float(told.gradient),
+        "learning_rate": float(told.learning_rate),
+      }
+      self.metrics.write(number, values | clock.rates(size))
+
+  def _not_finite(self, number: int, told: Any, batch: Any, state: Any) -> None:
+    """Raises, with the suspected tensor: `state` is still that before the step."""
+    words = "a tensor of another process"
+    if self.session.processes.count == 1:
+      words = diagnosis.suspect(
+        self.session.update.loss, sparse(self.config, state), batch
+      )
+    self.checkpoints.wait()
+    kept = f"the checkpoint of step {self.saved:,}" if self.saved else "no checkpoint"
+    raise FloatingPointError(
+      f"loss is {float(told.loss)}, gradient {float(told.gradient)} in step {number:,} "
+      f"of {self.session.steps:,} at learning rate {float(told.learning_rate):.3g}; "
+      f"suspected: {words}. {kept} in {self.folder / 'checkpoints'} is good; lower "
+      f"learning_rate={self.config.learning_rate:g}, lengthen warmup="
+      f"{self.config.warmup:g} or clip gradients (train.clip), in another --out"
+    )
+
+  def _combined(self, state: TrainState) -> TrainState:
+    """`state` under new masks, if a round of column combining is due."""
+    sparsity, at = self.config.sparsity, self.position
+    if at.step not in self.rounds or not isinstance(sparsity, Combine):
+      return state
+    if self.session.processes.count > 1:
+      raise ValueError("column combining runs in one process: use one host, or Prune")
+    before = Combined(jax.device_get(pruning.masks_of(state.optimizer)), at.groups)
+    found = sparsity.combine(
+      jax.device_get(state.params), before, at.step, self.session.steps
+    )
+    at.groups = found.groups
+    moved = pruning.with_masks(state.optimizer, found.masks)
+    shardings = jax.tree.map(lambda x: x.sharding, self.session.state.optimizer)
+    return state._replace(optimizer=jax.device_put(moved, shardings))
+
+
+class _Clock:
+  """Seconds of steps, and how many of them the loop waited for data."""
+
+  def __init__(self):
+    self.restart()
+
+  def restart(self) -> None:
+    """Begins again, after something that was no step."""
+    self.steps, self._wait = 0, 0.0
+    self._began = self._asked = time.perf_counter()
+
+  def asked(self) -> None:
+    """The next batch is wanted."""
+    self._asked = time.perf_counter()
+
+  def waited(self) -> None:
+    """The next batch is there."""
+    self._wait += time.perf_counter() - self._asked
+
+  def rates(self, size: int) -> dict[str, float]:
+    """Of the steps since the last call."""
+    took = time.perf_counter() - self._began
+    found = {
+      "examples_per_s": self.steps * size / took,
+      "input_wait": self._wait / took,
+    }
+    self.restart()
+    return found
+
+
+@contextlib.contextmanager
+def _profiled(steps: int, folder: pathlib.Path) -> Iterator[Any]:
+  """Yields what is called after each step: it traces `steps` of them from the 11th."""
+  seen = running = 0
+
+  def after(told: Any) -> None:
+    nonlocal seen, running
+    seen += 1
+    if steps and seen == 10:
+      jax.block_until_ready(told)
+      jax.profiler.start_trace(str(folder / "profile"))
+      running = 1
+    if running and seen == 10 + steps:
+      jax.block_until_ready(told)
+      jax.profiler.stop_trace()
+      running = 0
+
+  try:
+    yield after
+  finally:
+    if running:
+      jax.profiler.stop_trace()

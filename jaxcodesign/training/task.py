@@ -1,0 +1,246 @@
+"""What is trained: data, a model, and one pure loss of parameters and a batch.
+
+A batch is a flat dict of arrays: {"image": [B, H, W, C], "label": [B]} of images,
+{"tokens": [B, T + 1]} of text. In evaluation it also has "weight" [B], 0 where an
+example pads the last batch. Everything that a launcher does (accumulation, precision,
+sharding, pruning) is done to the loss, so that it knows no task.
+"""
+
+import abc
+from collections.abc import Callable
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcodesign.training import data, losses, transformer
+from jaxcodesign.training.distillation import Teacher
+from jaxcodesign.training.image_folder import ImageFolder
+from jaxcodesign.training.models import Classifier, Forward
+from jaxcodesign.training.sources import ImageSource, Source, TokenSource
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.transformer import Transformer
+
+Batch = dict[str, jax.Array]
+
+
+class Outcome(NamedTuple):
+  """What a batch amounts to.
+
+  Attributes:
+    loss: Mean over the examples, or tokens, that count.
+    correct: How many of them the largest logit gets right, float32.
+    counted: How many there are, float32.
+    stats: New running statistics, see `models.Classifier`, or None.
+  """
+
+  loss: jax.Array
+  correct: jax.Array
+  counted: jax.Array
+  stats: Any
+
+
+class Loaded(NamedTuple):
+  """A task that is ready to run.
+
+  Attributes:
+    train: Examples to train on.
+    test: Examples to score on, all of them.
+    init: PRNG key -> parameters.
+    loss: (params, batch, train=) -> `Outcome`.
+    teach: (frozen, batch) -> the batch with what a teacher says of it.
+    frozen: Parameters that are never trained, () if there are none.
+  """
+
+  train: Source
+  test: Source
+  init: Callable[[jax.Array], Any]
+  loss: Callable[..., Outcome]
+  teach: Callable[[Any, Batch], Batch]
+  frozen: Any
+
+
+class Task(abc.ABC):
+  """Frozen dataclasses; `load` is called once a run, before anything else."""
+
+  @abc.abstractmethod
+  def load(self, config: TrainConfig) -> Loaded:
+    """Reads the data and checks what can be checked.
+
+    Raises:
+      FileNotFoundError, ValueError: If data are missing or broken, naming the file.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNet:
+  """Folders of JPEGs, one a class, in `train` and `val`: the layout of ILSVRC 2012.
+
+  Attributes:
+    directory: Holds `train` and `val`.
+    image: Pixels on each side.
+    classes: Number of folders in each.
+    train_images: How many there are. Lengths are taken from here where the directory
+      is missing, so that a dry run needs no data.
+    test_images: How many there are.
+  """
+
+  directory: str | pathlib.Path = "~/.cache/jaxcodesign/imagenet"
+  image: int = 224
+  classes: int = 1000
+  train_images: int = 1_281_167
+  test_images: int = 50_000
+
+  def sources(self) -> tuple[Source, Source]:
+    """Training and test images; folders are read when examples are asked for."""
+    folder = pathlib.Path(self.directory).expanduser()
+    sizes = {"train": self.train_images, "val": self.test_images}
+    train, test = (
+      ImageFolder(
+        folder / part, image=self.image, classes=self.classes, examples=examples
+      )
+      for part, examples in sizes.items()
+    )
+    return train, test
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification(Task):
+  """Images to classes, by cross entropy; scored by accuracy.
+
+  Attributes:
+    data: The images.
+    model: The network.
+  """
+
+  data: data.FashionMnistMini | data.Idx | data.Cifar10 | ImageNet
+  model: Classifier
+
+  def load(self, config: TrainConfig) -> Loaded:
+    if isinstance(self.data, ImageNet):
+      train, test = self.data.sources()
+      classes, images = self.data.classes, None
+    else:
+      images = data.check(self.data.load())
+      classes = images.classes
+      train, test = (
+        ImageSource(x, y, augment=config.augment, classes=classes, name=images.name)
+        for x, y in (
+          (images.train_images, images.train_labels),
+          (images.test_images, images.test_labels),
+        )
+      )
+    shape = train.shapes(1)["image"].shape[1:]
+    teacher = None
+    if config.distill is not None:
+      if images is None:
+        raise ValueError("distill needs images in memory: ImageNet is read from disk")
+      teacher = config.distill.resolve(images)
+    return Loaded(
+      train,
+      test,
+      functools.partial(self.model.init, image_shape=shape, classes=classes),
+      functools.partial(_classify, self.model, config),
+      functools.partial(_taught, teacher),
+      teacher.params if teacher else (),
+    )
+
+
+def _classify(
+  model: Classifier, config: TrainConfig, params: Any, batch: Batch, *, train: bool
+) -> Outcome:
+  images = batch["image"]
+  if images.dtype == jnp.uint8:
+    images = images.astype(jnp.float32) / 255
+  labels = batch["label"]
+  result = model.forward(params, images, train=train)
+  smoothing = config.label_smoothing if train else 0.0
+  right = (result.logits.argmax(-1).astype(labels.dtype) == labels).astype(jnp.float32)
+  if "weight" in batch:
+    one = lambda z, y: losses.cross_entropy(z[None], y[None], smoothing)
+    weight = batch["weight"]
+    count = jnp.sum(weight)
+    each = jax.vmap(one)(result.logits, labels)
+    loss = jnp.sum(each * weight) / jnp.maximum(count, 1)
+    return Outcome(loss, jnp.sum(right * weight), count, result.stats)
+  loss = losses.cross_entropy(result.logits, labels, smoothing)
+  if train and config.distill is not None:
+    logits, features = batch["told"]  # pyright: ignore[reportGeneralTypeIssues]
+    loss = config.distill.loss(loss, result, Forward(logits, features, None))
+  count = jnp.float32(len(labels))
+  return Outcome(loss, jnp.sum(right), count, result.stats)
+
+
+def _taught(teacher: Teacher | None, frozen: Any, batch: Batch) -> Any:
+  if teacher is None:
+    return batch
+  told = teacher.forward(frozen, batch["image"])
+  return batch | {"told": (told.logits, told.features)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModeling(Task):
+  """The next token of a text; scored by the share of tokens that are foreseen.
+
+  Attributes:
+    model: The network.
+    text: A UTF-8 file, or a folder of .txt files in the order of their names; the last
+      `held_back` of all tokens is scored on.
+    length: Tokens of an example, without the one to foresee last.
+    tokenizer: GGUF file with a vocabulary; "" reads bytes, of which there are 256.
+    held_back: Share of the tokens, in (0, 1).
+    tokens: How many there are, for a dry run where the text is missing.
+  """
+
+  model: Transformer
+  text: str | pathlib.Path = "~/.cache/jaxcodesign/sotu"
+  length: int = 128
+  tokenizer: str | pathlib.Path = ""
+  held_back: float = 0.1
+  tokens: int = 10_000_000
+
+  def __post_init__(self):
+    if self.length < 1 or not 0 < self.held_back < 1 or self.tokens < 1:
+      raise ValueError(
+        f"length and tokens must be positive and held_back in (0, 1) in {self}"
+      )
+
+  def load(self, config: TrainConfig) -> Loaded:
+    if config.distill is not None or config.augment or config.label_smoothing:
+      raise ValueError(
+        "a language model has no distillation, augmentation or label smoothing here: "
+        "leave distill=None, augment=False, label_smoothing=0"
+      )
+    train, test = self.sources()
+    return Loaded(
+      train,
+      test,
+      self.model.init,
+      functools.partial(_foresee, self.model),
+      lambda frozen, batch: batch,
+      (),
+    )
+
+  def sources(self) -> tuple[Source, Source]:
+    """Windows of the text, and of what is held back."""
+    found = transformer.tokens_of(
+      self.text, self.tokenizer or None, vocabulary=self.model.vocabulary
+    )
+    split = round(len(found) * (1 - self.held_back))
+    return (
+      TokenSource(found[:split], self.length, name=str(self.text)),
+      TokenSource(found[split:], self.length, name=f"{self.text}, held back"),
+    )
+
+
+def _foresee(model: Transformer, params: Any, batch: Batch, *, train: bool) -> Outcome:
+  del train
+  tokens = batch["tokens"]
+  logits = model.apply(params, tokens[:, :-1])
+  loss, correct, count = transformer.next_token_loss(
+    logits, tokens, batch.get("weight")
+  )
+  return Outcome(loss, correct, count, None)

@@ -1,0 +1,171 @@
+"""Trains a model in any precision, on any number of devices, and goes on when stopped.
+
+python -m launch.train configs/fast_fashion.py
+python -m launch.train configs/fast_cifar10.py --train.epochs 3 --run.mesh.fsdp 2
+python -m launch.train configs/fast_imagenet.py --dry-run --run.platform tpu
+"""
+
+from collections.abc import Sequence
+import pathlib
+import shlex
+import sys
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from jaxcodesign.training import (
+  comparison,
+  distributed,
+  experiment,
+  loop,
+  preview,
+  run_folder,
+  session,
+  train_report,
+)
+from jaxcodesign.training.distributed import Processes
+from jaxcodesign.training.train_job import Comparison, RunConfig, TrainJob
+from launch import outcome
+
+PROG = "python -m launch.train"
+KEPT = "the run goes on from its last checkpoint with the same command"
+
+
+def main(argv: list[str]) -> int:
+  """Runs the program; returns its exit code."""
+
+  def program() -> None:
+    launch = experiment.parse(argv, prog=PROG)
+    console = Console()
+    config = launch.config
+    if not isinstance(config, TrainJob | Comparison):
+      raise ValueError(
+        f"{launch.path} is no TrainJob or Comparison; codesign and evaluate have "
+        "launchers of their own"
+      )
+    run = config.run if isinstance(config, TrainJob) else config.job.run
+    if launch.dry_run:
+      distributed.require_devices(run.mesh.size())
+      dry_run(config, console)
+      return
+    command = shlex.join([*PROG.split(), *argv])
+    with distributed.initialize(run.distributed) as processes:
+      compile_once(run)
+      folder = experiment.run_folder(launch.out, launch.name)
+      shown = Console(quiet=True) if processes.index else console
+      if isinstance(config, TrainJob):
+        train(config, folder, processes, command, shown)
+      else:
+        compare(config, folder, processes, command, shown)
+
+  return outcome.exit_code(PROG, program, KEPT)
+
+
+def compile_once(run: RunConfig) -> None:
+  """Keeps compiled programs on disk, for the next start and the next process."""
+  if run.cache == "off":
+    return
+  folder = pathlib.Path(run.cache or "~/.cache/jaxcodesign/compiled").expanduser()
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def train(
+  job: TrainJob,
+  folder: pathlib.Path,
+  processes: Processes,
+  command: str,
+  console: Console,
+) -> loop.Result:
+  """One training, to its end or to a signal."""
+  run_folder.check(job, folder)
+  with console.status("preparing"):
+    ready = session.prepare(job, processes)
+  found = loop.run(ready, folder, command=command, console=console)
+  if found.status == "interrupted":
+    console.print(
+      f"stopped on request at step {found.step:,} of {found.steps:,}, saved; {KEPT}",
+      highlight=False,
+      soft_wrap=True,
+    )
+    return found
+  if processes.index == 0:
+    page = train_report.write(ready, found, folder)
+    console.print(
+      f"{found.step:,} steps, test accuracy {found.score:.2%}, in {found.seconds:.0f} "
+      f"s; report: {page}",
+      highlight=False,
+      soft_wrap=True,
+    )
+  return found
+
+
+def compare(
+  config: Comparison,
+  folder: pathlib.Path,
+  processes: Processes,
+  command: str,
+  console: Console,
+) -> None:
+  """Every training that has not been done yet, then the page that compares them."""
+  jobs = config.jobs()
+  for number, (system, seed, job) in enumerate(jobs, start=1):
+    inside = folder / system.name / f"seed{seed}"
+    if comparison.done(job, inside):
+      continue
+    console.print(
+      f"[{number} of {len(jobs)}] {system.name}, seed {seed}",
+      highlight=False,
+      markup=False,
+    )
+    experiment.run_folder(inside.parent, inside.name)
+    found = train(job, inside, processes, command, console)
+    if found.status == "interrupted":
+      return
+  if processes.index == 0:
+    with console.status("pricing"):
+      page = comparison.write(config, folder, command)
+    console.print(comparison.tables(folder))
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def dry_run(config: TrainJob | Comparison, console: Console) -> None:
+  """Compiles for the wanted mesh and platform, prints what a step takes; runs none."""
+  jobs = [("", config)] if isinstance(config, TrainJob) else _distinct(config)
+  for name, job in jobs:
+    run = job.run
+    devices = jax.devices()[: run.mesh.size() or None]
+    loaded = job.task.load(job.train)
+    ready = session.prepare(job, Processes(0, 1), devices, loaded=loaded)
+
+    def build(chips: Sequence[Any], job: TrainJob = job, loaded: Any = loaded) -> Any:
+      there = session.prepare(job, Processes(0, 1), chips, loaded=loaded)
+      return there.step, there.state, session.batch_shapes(there)
+
+    with console.status(f"compiling {name}"):
+      told = preview.preview(
+        ready.step,
+        ready.state,
+        session.batch_shapes(ready),
+        mesh=ready.mesh,
+        platform=run.platform,
+        chip=run.chip,
+        loss=ready.update.loss,
+        build=build,
+      )
+    console.print(
+      f"{name or 'job'}: {ready.steps:,} steps of {job.train.batch_size:,} examples",
+      highlight=False,
+    )
+    console.print(told.table(), highlight=False)
+
+
+def _distinct(config: Comparison) -> Sequence[tuple[str, TrainJob]]:
+  """Each system once: seeds compile the same."""
+  first = config.seeds[0]
+  return [(system.name, job) for system, seed, job in config.jobs() if seed == first]
+
+
+if __name__ == "__main__":
+  raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""Fixed precision is that of rules; decisions are those of the paper."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.precision_schedules import Adaptive, Constant
+from jaxcodesign.programs import fast
+from jaxcodesign.programs.fast import Fast
+from jaxcodesign.programs.policy import Rule
+from jaxcodesign.programs.precision import quantize
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+PARAMS = {
+  "a": jax.random.normal(KEYS[0], (48, 32)),
+  "b": jax.random.normal(KEYS[1], (32, 16)),
+}
+X = jax.random.normal(KEYS[2], (24, 48))
+
+
+def loss(params, x):
+  return jnp.sum(jnp.sin(jax.nn.relu(x @ params["a"]) @ params["b"]))
+
+
+def test_fixed_precision_is_that_of_rules_bit_for_bit():
+  bfp = BlockFloat(4)
+  rules = quantize(loss, (Rule("*", bfp, bfp, bfp),))
+  scheme = Fast(Constant(4), stochastic=False)
+  fixed = fast.quantize(loss, scheme, progress=0.5)
+  both = [jax.jit(jax.value_and_grad(f))(PARAMS, X) for f in (rules, fixed)]
+  jax.tree.map(np.testing.assert_array_equal, *both)
+
+
+def block_float(x, bits):
+  """[.., K] in blocks of 16 along the last axis, to nearest, plainly."""
+  lanes = x.reshape(*x.shape[:-1], -1, 16)
+  peak = np.abs(lanes).max(-1, keepdims=True)
+  step = 2.0 ** (np.floor(np.log2(peak)) - (bits - 1))
+  return (np.clip(np.round(lanes / step), 1 - 2**bits, 2**bits - 1) * step).reshape(
+    x.shape
+  )
+
+
+def ratio(x):
+  high, low = (block_float(np.asarray(x, np.float64), bits) for bits in (4, 2))
+  return np.abs(high - low).sum() / np.abs(low).sum()
+
+
+@pytest.mark.parametrize("shift", [-0.02, 0.02])
+def test_a_tensor_gets_more_bits_where_its_ratio_is_above_the_threshold(shift):
+  threshold = ratio(np.asarray(X)) + shift
+  scheme = Fast(Adaptive(alpha=threshold, beta=0.0))
+  plan = fast.plan(loss, scheme)(PARAMS, X)
+  assert plan.names == ("a", "b")
+
+  def told(probe):
+    run = fast.quantize(loss, scheme, progress=0.0, key=KEYS[0], probe=probe)
+    return run(PARAMS, X)
+
+  bits = np.asarray(jax.jit(jax.grad(told))(plan.probe()))
+  assert bits[0, 1] == (4 if shift < 0 else 2)
+  weight = 4 if ratio(np.asarray(PARAMS["a"]).T) > threshold else 2
+  assert bits[0, 0] == weight
+  assert bits[0, 3] == bits[0, 0] // 2 * (bits[0, 1] // 2)
+
+
+def test_the_threshold_falls_with_progress_in_one_program():
+  scheme = Fast(Adaptive())
+  plan = fast.plan(loss, scheme)(PARAMS, X)
+  traces = []
+
+  @jax.jit
+  def told(probe, progress):
+    traces.append(1)
+    run = lambda q: fast.quantize(
+      loss, scheme, progress=progress, key=KEYS[0], probe=q
+    )(PARAMS, X)
+    return jax.grad(run)(probe)
+
+  early, late = (np.asarray(told(plan.probe(), p)) for p in (0.0, 1.0))
+  assert len(traces) == 1
+  assert early[:, :3].sum() < late[:, :3].sum()
+  assert float(plan.share(jnp.asarray(late))) > float(plan.share(jnp.asarray(early)))
+
+
+def test_what_matches_nothing_or_lacks_a_key_is_refused():
+  with pytest.raises(ValueError, match="pass key"):
+    fast.quantize(loss, Fast(), progress=0.0)
+  with pytest.raises(ValueError, match="none"):
+    fast.plan(loss, Fast(leaf="none"))(PARAMS, X)

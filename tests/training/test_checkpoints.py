@@ -1,0 +1,410 @@
+"""A run's checkpoints: what was saved comes back, and nothing ever stands between."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+import optax
+import pytest
+
+from jaxcodesign.numerics import sparsity
+from jaxcodesign.numerics.masks import Rule
+from jaxcodesign.training import pruning, sealed
+from jaxcodesign.training.checkpoints import Checkpoints
+
+EXTRA = {"stream": {"next": 7}, "loss": 0.1 + 0.2, "none": None}
+
+
+class State(NamedTuple):
+  step: jax.Array
+  params: dict
+  optimizer: object
+  more: object
+
+
+def state(seed=0):
+  key = jax.random.key(seed)
+  params = {"conv": {"kernel": jax.random.normal(key, (3, 4))}, "bias": jnp.zeros(4)}
+  rules = [Rule("*kernel", sparsity.Unstructured(0.5)), Rule("*", None)]
+  optimizer = pruning.prune(optax.adam(1e-3), rules, None, rewind_to=0)
+  more = {
+    "int4": jnp.arange(-8, 8).astype(jnp.int4),
+    "bfloat16": jnp.full(3, 1.5 + seed, jnp.bfloat16),
+    "bool": jnp.array([True, False]),
+    "keys": jax.random.split(key, 3),
+    "rbg": jax.random.key(seed, impl="rbg"),
+    "nan": jnp.array([jnp.nan, -0.0, jnp.inf]),
+    "empty": jnp.zeros((0, 3)),
+    "none": (None, [None, jnp.uint32(seed)], ()),
+  }
+  return State(jnp.int32(seed), params, optimizer.init(params), more)
+
+
+def bits(tree):
+  """Leaves as bytes: NaN is NaN and -0 is not 0."""
+  plain = lambda x: (
+    jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+  )
+  return [(str(x.dtype), np.asarray(plain(x)).tobytes()) for x in jax.tree.leaves(tree)]
+
+
+def same(a, b):
+  return bits(a) == bits(b) and jax.tree.structure(a) == jax.tree.structure(b)
+
+
+def small(value):
+  return {"w": jnp.full(5, float(value)), "n": jnp.int32(value)}
+
+
+def names(folder):
+  return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+
+
+def opened(folder, fingerprint="abc", **options):
+  return Checkpoints(folder, fingerprint=fingerprint, **options)
+
+
+def flip(folder, which="state"):
+  """Changes one bit of the largest file."""
+  files = [p for p in (folder / which).rglob("*") if p.is_file()]
+  path = max(files, key=lambda p: p.stat().st_size)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 16
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path, abstract):
+  saved = state(1)
+  with opened(tmp_path) as c:
+    assert c.restore(state()) is None and c.best() is None
+    c.save(12, saved, EXTRA)
+    like = jax.eval_shape(state) if abstract else state()
+    found = c.restore(like)
+  assert (found.step, found.extra, found.refused) == (12, EXTRA, ())
+  assert same(found.state, saved) and not same(found.state, state(2))
+
+
+def test_the_next_process_finds_it(tmp_path):
+  with opened(tmp_path / "a" / "b") as c:
+    c.save(3, small(3), {})
+  with opened(tmp_path / "a" / "b") as c:
+    assert same(c.restore(small(0)).state, small(3))
+
+
+def test_shardings_are_those_that_are_asked_for(tmp_path):
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  x = {"x": jnp.arange(64.0).reshape(8, 8)}
+  with opened(tmp_path) as c:
+    c.save(1, jax.device_put(x, split), {})
+    for wanted in (split, NamedSharding(mesh, PartitionSpec(None, "data"))):
+      like = {"x": jax.ShapeDtypeStruct((8, 8), jnp.float32, sharding=wanted)}
+      found = c.restore(like).state
+      assert found["x"].sharding == wanted and same(found, x)
+
+
+def test_what_is_saved_is_what_was_there_although_it_is_donated(tmp_path):
+  step = jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)
+  rng = np.random.default_rng(0)
+  wanted = {str(i): rng.normal(size=(512, 1024)).astype(np.float32) for i in range(8)}
+  with opened(tmp_path) as c:
+    for number in range(3):
+      x = step(jax.tree.map(jnp.asarray, wanted))
+      c.save(number, x, {})
+      for _ in range(3):
+        x = step(x)
+      jax.block_until_ready(x)
+      found = c.restore(x).state
+      assert same(found, {name: w + 1 for name, w in wanted.items()})
+
+
+def test_saving_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+  gate, seal = threading.Event(), sealed.seal
+  monkeypatch.setattr(sealed, "seal", lambda *a: gate.wait(20) and seal(*a))
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {})
+    assert "step_00000001" not in names(tmp_path)
+    gate.set()
+    c.wait()
+    assert names(tmp_path) == ["step_00000001"]
+
+
+@pytest.mark.parametrize("larger", [True, False])
+def test_the_newest_and_the_best_are_kept(tmp_path, larger):
+  sign = 1 if larger else -1
+  scores = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.1, 6: 0.8, 7: 0.2}
+  with opened(tmp_path, keep_last=2, keep_best=2, larger_is_better=larger) as c:
+    for step, score in scores.items():
+      c.save(step, small(step), {}, score=score and sign * score, wait=True)
+    assert names(tmp_path) == [f"step_0000000{i}" for i in (2, 4, 6, 7)]
+    assert c.best() == (2, sign * 0.9)
+    assert same(c.restore(small(0), step=2).state, small(2))
+    assert c.restore(small(0)).step == 7
+  with opened(tmp_path, keep_last=1, keep_best=1, larger_is_better=larger) as c:
+    c.save(8, small(8), {})
+    c.wait()
+    assert names(tmp_path) == ["step_00000002", "step_00000008"]
+
+
+def test_the_same_step_is_replaced(tmp_path):
+  with opened(tmp_path) as c:
+    for value in (1, 2):
+      c.save(5, small(value), {"value": value})
+    found = c.restore(small(0))
+    assert same(found.state, small(2)) and found.extra == {"value": 2}
+    assert names(tmp_path) == ["step_00000005"]
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "record", "delete"])
+def test_damage_is_told_and_the_last_good_one_used(tmp_path, how):
+  with opened(tmp_path, keep_best=1) as c:
+    for step in (1, 2):
+      c.save(step, small(step), {}, score=float(step))
+  newest = tmp_path / "step_00000002"
+  if how == "flip":
+    flip(newest)
+  elif how == "record":
+    path = newest / sealed.RECORD
+    path.write_text(path.read_text().replace("2.0", "3.0"))
+  else:
+    path = max(newest.rglob("manifest.ocdbt"), key=lambda p: len(p.parts))
+    path.unlink() if how == "delete" else os.truncate(path, path.stat().st_size // 2)
+  with opened(tmp_path) as c:
+    found = c.restore(small(0))
+    assert found.step == 1 and same(found.state, small(1))
+    (words,) = found.refused
+    assert words.startswith("the checkpoint of step 2 is damaged (")
+    assert words.endswith("): not used")
+    assert c.best() == (1, 1.0)
+    with pytest.raises(ValueError, match=r"none of step 9, but of \[1, 2\]"):
+      c.restore(small(0), step=9)
+    # What is damaged counts for nothing, and goes when there is a new one.
+    c.save(3, small(3), {}, wait=True)
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]
+
+
+def test_a_run_does_not_start_again_in_silence(tmp_path):
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {}, wait=True)
+    flip(tmp_path / "step_00000001")
+    with pytest.raises(ValueError, match=r"no checkpoint in .*step 1 is damaged"):
+      c.restore(small(0))
+
+
+def test_other_configs_and_other_models_are_refused(tmp_path):
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {})
+  with pytest.raises(ValueError, match=r"fingerprint abc, this one has def.*--out"):
+    opened(tmp_path, "def")
+  # The refused one has let go of the folder.
+  other = pytest.raises(ValueError, match=r"of another model: n is int32\[\]")
+  with opened(tmp_path) as c, other:
+    c.restore({"w": jnp.zeros(5)})
+
+
+def test_bad_input_is_refused_and_writes_nothing(tmp_path):
+  with opened(tmp_path) as c:
+    bad = [
+      (lambda: c.save(1, small(1), {}, score=float("nan")), "score=nan"),
+      (lambda: c.save(1, small(1), {"x": float("nan")}), "JSON"),
+      (lambda: c.save(1, {"a": {"b": np.zeros(2)}}, {}), "leaf a/b .* ndarray"),
+      (lambda: c.save(1, {"u": jnp.ones(3, jnp.uint4)}, {}), "leaf u .* uint4"),
+      (lambda: c.save(1, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, {}), "same"),
+      (lambda: opened(tmp_path / "x", keep_last=0), "keep_last=0"),
+    ]
+    for call, words in bad:
+      with pytest.raises(ValueError, match=words):
+        call()
+    assert names(tmp_path) == []
+
+
+def test_one_run_at_a_time(tmp_path, monkeypatch):
+  monkeypatch.setattr("jaxcodesign.training.folder_lock._PATIENCE_S", 0.2)
+  with opened(tmp_path), pytest.raises(OSError, match="in use by another run"):
+    opened(tmp_path)
+  opened(tmp_path).close()
+
+
+def test_what_a_killed_run_left_is_removed_or_put_back(tmp_path):
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {})
+    c.save(2, small(2), {})
+  (tmp_path / ".step_00000003.new" / "state").mkdir(parents=True)
+  (tmp_path / ".step_00000000.gone").mkdir()
+  # Killed between the two renamings that replace a checkpoint.
+  (tmp_path / "step_00000002").rename(tmp_path / ".step_00000002.old")
+  (tmp_path / ".step_00000002.new").mkdir()
+  with opened(tmp_path) as c:
+    assert names(tmp_path) == ["step_00000001", "step_00000002"]
+    assert same(c.restore(small(0)).state, small(2))
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+  """As if the disk were full."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+FULL = r"cannot write .*step_00000002: File too large.*free some space"
+
+
+def test_a_full_disk_is_one_error_and_leaves_the_old_checkpoint(tmp_path):
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {}, wait=True)
+    with files_of_at_most(100_000), pytest.raises(OSError, match=FULL):
+      c.save(2, small(2), {})
+    assert names(tmp_path) == ["step_00000001"]
+    assert c.restore(small(0)).step == 1
+
+
+def test_a_disk_that_fills_up_while_orbax_writes_is_the_same_error(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sealed, "reserve", lambda *_: None)
+  noise = {"w": jax.random.normal(jax.random.key(0), (300, 300))}
+  with opened(tmp_path) as c:
+    c.save(1, noise, {}, wait=True)
+    with files_of_at_most(100_000), pytest.raises(OSError, match=FULL):
+      c.save(2, noise, {}, wait=True)
+    assert names(tmp_path) == ["step_00000001"]
+    c.save(3, noise, {})  # there is space again
+    assert c.restore(noise).step == 3
+
+
+@pytest.mark.parametrize("moment", ["seal", "swap"])
+def test_an_error_in_the_background_is_raised_at_the_next_call(
+  tmp_path, monkeypatch, moment
+):
+  def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {}, wait=True)
+    with monkeypatch.context() as patch:
+      patch.setattr(sealed, moment, fail)
+      c.save(2, small(2), {})
+      with pytest.raises(OSError, match=r"cannot write .*step_00000002.*free some"):
+        c.save(3, small(3), {})
+    assert names(tmp_path) == ["step_00000001"]
+    assert c.restore(small(0)).step == 1
+
+
+SAVES = """
+import itertools, sys, jax.numpy as jnp
+from jaxcodesign.training.checkpoints import Checkpoints
+with Checkpoints(sys.argv[1], fingerprint="abc") as c:
+  found = c.restore({"w": jnp.zeros(200_000), "n": jnp.int32(0)})
+  first = found.step if found else 0
+  assert found is None or (int(found.state["n"]) == first and not found.refused)
+  assert found is None or bool((found.state["w"] == first).all())
+  print("ready", first, flush=True)
+  for i in itertools.count(first + 1):
+    c.save(i, {"w": jnp.full(200_000, float(i)), "n": jnp.int32(i)}, {})
+"""
+
+
+def test_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
+  rng = np.random.default_rng(0)
+  steps = []
+  for _ in range(3):
+    command = [sys.executable, "-c", SAVES, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
+      steps.append(int(run.stdout.readline().split()[1]))
+      time.sleep(0.3 + rng.random())
+      run.kill()
+  with opened(tmp_path) as c:
+    like = {"w": jnp.zeros(200_000), "n": jnp.int32(0)}
+    found = c.restore(like)
+  steps.append(found.step)
+  assert steps == sorted(steps) and steps[-1] > steps[0] and not found.refused
+  assert int(found.state["n"]) == found.step
+  chex.assert_trees_all_equal(found.state["w"], jnp.full(200_000, float(found.step)))
+
+
+def test_no_thread_outlives_the_checkpoints(tmp_path):
+  before = set(threading.enumerate())
+  with opened(pathlib.Path(tmp_path)) as c:
+    c.save(1, small(1), {})
+  for thread in set(threading.enumerate()) - before:
+    thread.join(timeout=10)
+    assert not thread.is_alive(), thread
+
+
+PROCESSES = """
+import pathlib, sys
+import jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.config.update("jax_num_cpu_devices", 2)
+folder, address, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(address, 2, index)
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxcodesign.training.checkpoints import Checkpoints
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+shardings = {"split": NamedSharding(mesh, P("data")), "all": NamedSharding(mesh, P())}
+shardings["key"] = shardings["all"]
+
+@jax.jit(out_shardings=shardings)
+def state(n):
+  x = jax.numpy.arange(32.0).reshape(8, 4) + n
+  return {"split": x, "all": 2 * x, "key": jax.random.key(n)}
+
+def bits(tree):
+  tree = tree | {"key": jax.random.key_data(tree["key"])}
+  return [s.data.tobytes() for x in tree.values() for s in x.addressable_shards]
+
+with Checkpoints(folder, fingerprint="abc", keep_last=3) as c:
+  assert c.restore(state(0)) is None
+  for step in (1, 2, 3):
+    c.save(step, state(step), {"step": step}, score=-step)
+  found = c.restore(state(0))
+  assert found.step == 3 and bits(found.state) == bits(state(3))
+  assert found.state["split"].sharding == shardings["split"]
+  if index == 0:
+    for path in (folder / "step_00000003").rglob("manifest.ocdbt"):
+      path.write_bytes(b"?")
+  found = c.restore(state(0))
+  assert found.step == found.extra["step"] == 2 and bits(found.state) == bits(state(2))
+  print(found.refused, c.best(), flush=True)
+jax.distributed.shutdown()
+"""
+
+
+def test_processes_save_together_and_restore_the_same_step(tmp_path):
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{s.getsockname()[1]}"
+  runs = [
+    subprocess.Popen(
+      [sys.executable, "-c", PROCESSES, str(tmp_path), address, str(i)],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {"XLA_FLAGS": ""},
+    )
+    for i in range(2)
+  ]
+  told = [run.communicate(timeout=60) for run in runs]
+  assert [run.returncode for run in runs] == [0, 0], told
+  last = [out.splitlines()[-1] for out, _ in told]
+  assert last[0] == last[1] and "step 3 is damaged" in last[0], last
+  assert last[0].endswith("(1, -1.0)")

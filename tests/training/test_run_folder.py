@@ -1,0 +1,52 @@
+"""A folder knows whose run it holds."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxcodesign.training import data, models, run_folder
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification
+from jaxcodesign.training.train_job import RunConfig, TrainJob
+
+JOB = TrainJob(
+  Classification(data.FashionMnistMini(), models.Cnn((4, 8), 16)), TrainConfig(epochs=2)
+)
+
+
+def test_the_same_config_goes_on_whatever_it_is_run_on(tmp_path):
+  assert not run_folder.check(JOB, tmp_path)
+  run_folder.write(JOB, tmp_path, "python -m launch.train x.py")
+  moved = dataclasses.replace(JOB, run=RunConfig(log_every=3, keep_last=5))
+  assert run_folder.check(moved, tmp_path)
+  run_folder.write(moved, tmp_path, "python -m launch.train x.py --again")
+  starts = run_folder.origin(tmp_path)
+  assert [s["command"][-5:] for s in starts] == [" x.py", "again"]
+  assert starts[0]["packages"]["jax"] and starts[0]["devices"]
+  assert json.loads((tmp_path / "config.json").read_text())["run"]["keep_last"] == 5
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+  run_folder.write(JOB, tmp_path, "command")
+  other = dataclasses.replace(
+    JOB,
+    accumulate=2,
+    task=dataclasses.replace(JOB.task, model=models.Cnn((4, 12), 16)),
+  )
+  with pytest.raises(ValueError, match="holds a run of another config") as error:
+    run_folder.check(other, tmp_path)
+  assert "accumulate: 1 -> 2" in str(error.value)
+  assert "task.model.channels.1: 8 -> 12" in str(error.value)
+  assert "--out" in str(error.value)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="damaged"):
+    run_folder.check(JOB, tmp_path)
+
+
+def test_differences_of_fields_that_only_one_has():
+  assert run_folder.differences({"a": 1}, {"b": 1}) == ["a: 1 -> None", "b: None -> 1"]
+  assert run_folder.differences({"a": [1, 2]}, {"a": [1]}) == ["a: [1, 2] -> [1]"]
