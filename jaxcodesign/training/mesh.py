@@ -167,6 +167,28 @@ def shapes(values: Any, shardings: Any) -> Any:
   )
 
 
+def gathered(params: Any, shardings: Any) -> Any:
+  """Parameters made whole over "fsdp", for the loss inside a jitted step.
+
+  Says where fully sharded parameters are gathered: once each, before anything is done
+  to them. Left to itself the compiler also splits products along a contraction, and
+  gathers a weight once for each way it is rounded.
+
+  Args:
+    params: Tree of traced arrays.
+    shardings: Tree like it, from `parameter_shardings` or `state_shardings`.
+  """
+
+  def whole(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if "fsdp" not in sharding.spec:
+      return x
+    spec = (None if axis == "fsdp" else axis for axis in sharding.spec)
+    kept = NamedSharding(sharding.mesh, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(x, kept)
+
+  return jax.tree.map(whole, params, shardings)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The first axis over "data" and "fsdp", everything else whole."""
   return NamedSharding(mesh, PartitionSpec(_BATCH))

@@ -47,7 +47,8 @@ class Memory:
     output: What comes out.
     alias: Of the output, what lies in the place of a donated argument.
     temp: Everything between.
-    peak: At the worst moment; the sum of the above where the compiler does not tell.
+    peak: At the worst moment; the sum of the above, less alias, where the compiler does
+      not tell.
   """
 
   compiler: str

@@ -55,7 +55,8 @@ def step_on(made, config, policy):
       MODEL.apply(params, batch["image"]), batch["label"], 0.1
     )
 
-  loss = quantize(loss_of, policy) if policy else loss_of
+  precise = quantize(loss_of, policy) if policy else loss_of
+  loss = lambda params, batch: precise(mesh.gathered(params, shardings.params), batch)
 
   def step(state, batch):
     value, grads = jax.value_and_grad(loss)(state.params, batch)
