@@ -69,7 +69,8 @@ def faults(kills: int = 50, seed: int = 0) -> Iterator[Measurement]:
   Args:
     kills: How many there are, over as many runs as that takes; a run that is killed is
       started again with the same command until it ends by itself.
-    seed: Of the moments, uniform over the time that a run takes.
+    seed: Of the moments: as the run writes any of its remaining metrics, or up to
+      0.3 s later.
   """
   rng = np.random.default_rng(seed)
   with tempfile.TemporaryDirectory() as scratch:
@@ -78,7 +79,7 @@ def faults(kills: int = 50, seed: int = 0) -> Iterator[Measurement]:
     began = time.perf_counter()
     different = int(runs.finish("again") != wanted)
     took_s = time.perf_counter() - began
-    number, others = killed(runs, wanted, kills, took_s, rng)
+    number, others = killed(runs, wanted, kills, rng)
   yield Measurement(
     f"{kills} kill -9 in {number} runs", different + others, "runs that differ",
     "a run left alone", "0", took_s,
@@ -86,9 +87,9 @@ def faults(kills: int = 50, seed: int = 0) -> Iterator[Measurement]:
 
 
 def killed(
-  runs: "Runs", wanted: Any, kills: int, took_s: float, rng: np.random.Generator
+  runs: "Runs", wanted: Any, kills: int, rng: np.random.Generator
 ) -> tuple[int, int]:
-  """Kills runs within `took_s` of their start, until so many kills are done.
+  """Kills runs, each until it is done, until so many kills are done.
 
   Returns:
     How many runs that took, and how many of them do not end as `wanted`.
@@ -97,7 +98,10 @@ def killed(
   while kills:
     number += 1
     name = f"killed{number}"
-    while kills and runs.kill(name, after_s=rng.uniform(0, took_s)):
+    while kills and (written := len(runs.metrics(name))) < len(wanted) - 1:
+      line = int(rng.integers(written + 1, len(wanted)))
+      if not runs.kill(name, line=line, later_s=rng.uniform(0, 0.3)):
+        break
       kills -= 1
     different += int(runs.finish(name) != wanted)
   return number, different
@@ -146,14 +150,22 @@ class Runs:
       text=True,
     )
 
-  def kill(self, name: str, *, after_s: float) -> bool:
-    """Starts a run and kills it; False if it ended before."""
+  def kill(self, name: str, *, line: int, later_s: float) -> bool:
+    """Starts a run and kills it; False if it ended before.
+
+    Args:
+      name: Of the run.
+      line: Of its metrics, that it has written when it is killed.
+      later_s: How long it may go on after that.
+    """
     with self.start(name) as process:
-      try:
-        said, _ = process.communicate(timeout=after_s)
-      except subprocess.TimeoutExpired:
+      while len(self.metrics(name)) < line and process.poll() is None:
+        time.sleep(0.01)
+      time.sleep(later_s)
+      if process.poll() is None:
         process.kill()
         return True
+      said, _ = process.communicate()
       _check(process, said)
     return False
 
@@ -166,10 +178,14 @@ class Runs:
 
   def outcome(self, name: str) -> Any:
     """What a run came to, every bit of its state and every metric, but for times."""
-    folder = self.folder(name)
-    rows = [json.loads((folder / "final.json").read_text())]
-    rows += map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    rows = [json.loads((self.folder(name) / "final.json").read_text())]
+    rows += map(json.loads, self.metrics(name))
     return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+  def metrics(self, name: str) -> list[str]:
+    """Lines of a run's metrics so far."""
+    path = self.folder(name) / "metrics.jsonl"
+    return path.read_text().splitlines() if path.is_file() else []
 
 
 def _write_idx(

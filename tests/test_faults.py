@@ -42,8 +42,8 @@ def test_damage_and_a_full_disk_cost_nothing_but_time(tmp_path):
 
 
 def test_a_difference_would_be_counted(monkeypatch):
-  outcomes = iter([["the same"], ["the same"], ["another"]])
+  outcomes = iter([["as", "alone"], ["as", "alone"], ["another"]])
   monkeypatch.setattr(Runs, "finish", lambda self, name: next(outcomes))
-  monkeypatch.setattr(Runs, "kill", lambda self, name, after_s: True)
+  monkeypatch.setattr(Runs, "kill", lambda self, name, line, later_s: True)
   (found,) = benchmark_faults.faults(kills=2)
   assert found.value == 1 and found.name == "2 kill -9 in 1 runs"
