@@ -11,8 +11,7 @@ binary version in $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or
 
 import dataclasses
 
-from jaxcodesign.hardware.number_systems import NumberSystem, systems
-from jaxcodesign.programs.fast import Fast
+from jaxcodesign.hardware.number_systems import systems
 from jaxcodesign.training.data import Cifar10, FashionMnistMini
 from jaxcodesign.training.models import ResNet
 from jaxcodesign.training.pretrained import cache
@@ -35,15 +34,9 @@ def config() -> Comparison:
   )
   return Comparison(
     job=TrainJob(Classification(Cifar10(cache() / "cifar10"), ResNet()), train),
-    systems=tuple(map(trained, systems())),
+    systems=tuple(map(System.of, systems())),
     target=0.9,
   )
-
-
-def trained(system: NumberSystem) -> System:
-  """How a number system trains: FAST by its rule, others by their formats."""
-  precision = Fast() if system.adaptive else tuple(system.policy) or None
-  return System(system.name, precision, hardware=system)
 
 
 def smoke() -> Comparison:

@@ -9,8 +9,7 @@ reach 85 % of the test images on arrays of one area.
 
 import dataclasses
 
-from jaxcodesign.hardware.number_systems import NumberSystem, systems
-from jaxcodesign.programs.fast import Fast
+from jaxcodesign.hardware.number_systems import systems
 from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
@@ -26,16 +25,9 @@ def config() -> Comparison:
       train=TrainConfig(epochs=8, batch_size=128, learning_rate=3e-3),
       run=RunConfig(tensorboard=False),
     ),
-    systems=tuple(map(trained, systems())),
+    systems=tuple(map(System.of, systems())),
     target=0.85,
   )
-
-
-def trained(system: NumberSystem) -> System:
-  """How a number system trains: FAST by its rule, others by their formats."""
-  if system.adaptive:
-    return System(system.name, Fast(), hardware=system)
-  return System(system.name, tuple(system.policy) or None, hardware=system)
 
 
 def smoke() -> Comparison:

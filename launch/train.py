@@ -151,7 +151,7 @@ def dry_run(config: TrainJob | Comparison, console: Console) -> None:
         mesh=ready.mesh,
         platform=run.platform,
         chip=run.chip,
-        loss=ready.update.loss,
+        loss=ready.update.plain,
         build=build,
       )
     console.print(

@@ -68,8 +68,9 @@ def evaluate(
       budget or `repeats` is below 1, the capacity of a buffer is known and not
       tabulated (traced, it costs NaN), or as `stored.executed`.
   """
-  _check(workload, repeats)
-  a = _priceable(accelerator)
+  check_workload(workload)
+  _check_repeats(repeats)
+  a = priceable(accelerator)
   sizes, density, index_bits = executed(workload, a, stored or {})
   left, right = operands(workload, a.mac, policy)
   step = steps(a.mac, left, right, native=not policy)
@@ -91,21 +92,43 @@ def evaluate(
     "dram": dram * a.dram.access_j,
     "leakage": time * a.leakage_w(),
   }
-  return _report(workload, a, cycles, parts, busy, idle, sram_bytes, dram)
+  products = Products(cycles, parts, busy, idle, sram_bytes, dram)
+  return report(workload, a, products, a.mac.activation_bits / 8)
 
 
-def _report(
-  workload: Workload,
-  a: Accelerator,
-  cycles: jax.Array,
-  parts: dict[str, Any],
-  busy: jax.Array,
-  idle: jax.Array,
-  sram_bytes: jax.Array,
-  dram: jax.Array,
+class Products(NamedTuple):
+  """What products took, [L] each.
+
+  Attributes:
+    cycles: Stalls on DRAM included.
+    parts_j: Joules by cause.
+    busy: Cell cycles that multiplied.
+    idle_j: Joules of cells that did not.
+    sram_bytes: Through the buffers.
+    dram_bytes: Through DRAM.
+  """
+
+  cycles: jax.Array
+  parts_j: dict[str, Any]
+  busy: jax.Array
+  idle_j: jax.Array
+  sram_bytes: jax.Array
+  dram_bytes: jax.Array
+
+
+def report(
+  workload: Workload, a: Accelerator, products: Products, value_bytes: Any
 ) -> CostReport:
-  """Products [L], the vector unit and I/O, and their sums."""
-  other_cycles, other, io = _vector_and_io(workload, a)
+  """Products, the vector unit and I/O, and their sums.
+
+  Args:
+    workload: Of the products, and of all that is none.
+    a: Its leaves are floating-point arrays.
+    products: What they took.
+    value_bytes: Of a value outside of products.
+  """
+  cycles, parts, busy, idle, sram_bytes, dram = products
+  other_cycles, other, io = _vector_and_io(workload, a, value_bytes)
   sums = {name: jnp.sum(part) for name, part in parts.items()}
   zero = jnp.zeros((), jnp.result_type(float))
   sums |= {name: sums.get(name, zero) + joules for name, joules in other.items()}
@@ -131,11 +154,15 @@ def _report(
   )
 
 
-def _check(workload: Workload, repeats: Scalar) -> None:
+def check_workload(workload: Workload) -> None:
+  """Raises a ValueError if there is no product, or one of size zero."""
   if not workload.gemms:
     raise ValueError("the workload has no matrix product: nothing to run on an array")
   for g in workload.gemms:
     _check_sizes(g)
+
+
+def _check_repeats(repeats: Scalar) -> None:
   if tree.is_concrete(repeats) and not np.all(np.asarray(repeats) >= 1):
     raise ValueError(f"repeats={repeats} executions: at least 1 is needed")
 
@@ -171,7 +198,7 @@ def folded(
 
   Arguments and errors are those of `evaluate`.
   """
-  a = _priceable(accelerator)
+  a = priceable(accelerator)
   s, _, _ = executed(workload, a, stored or {})
   step = steps(a.mac, *operands(workload, a.mac, policy), native=not policy)
   edges = dataflow.traffic(_deep(a, step.lanes), s)
@@ -206,8 +233,12 @@ def fold_cycles(
   return folds * (time * step + fill(a.dataflow, a.accounting, rows, cols))
 
 
-def _priceable(accelerator: Accelerator) -> Accelerator:
-  """Leaves as floating-point arrays, but for a temperature that may be known."""
+def priceable(accelerator: Accelerator) -> Accelerator:
+  """Leaves as floating-point arrays, but for a temperature that may be known.
+
+  Raises:
+    ValueError: If a buffer is none, naming it.
+  """
   for name in ("ifmap", "weight", "ofmap"):
     getattr(accelerator, name).check(f"{accelerator.name}.{name}")
   a = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(float)), accelerator)
@@ -244,14 +275,13 @@ def _deep(a: Accelerator, lanes: Any) -> Accelerator:
 
 
 def _vector_and_io(
-  workload: Workload, a: Accelerator
+  workload: Workload, a: Accelerator, wide: Any
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
   """Cycles, joules by cause, and DRAM bytes of all that is no product."""
   elements = jnp.asarray(
     float(sum(v.elements * v.count for v in workload.vector_ops)),
     jnp.result_type(float),
   )
-  wide = a.mac.activation_bits / 8
   access = a.ofmap.read_energy_j() + a.ofmap.write_energy_j()
   io = jnp.asarray(workload.io_elements * wide)
   cycles = elements / a.vector.lanes + io / a.dram.bandwidth_bytes_s * a.clock_hz

@@ -25,14 +25,13 @@ Everything is jnp on leaves: vmap over the iterations of a run, grad by the mach
 
 from collections.abc import Sequence
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow
+from jaxcodesign.hardware import cost, dataflow
 from jaxcodesign.hardware.backward_products import (
   BY_RIGHT,
   FORWARD,
@@ -121,16 +120,12 @@ def iteration(
       workload's forward products, a product that runs has less than 1, or a backward
       product matches no forward one.
   """
-  _check_workload(workload)
-  for name in ("ifmap", "weight", "ofmap"):
-    getattr(system.accelerator, name).check(f"{system.name}.{name}")
+  cost.check_workload(workload)
+  a = cost.priceable(system.accelerator)
   kin = belongs(workload)
   if passes is not None:
     _check(workload, kin, system, passes)
   workload = in_place(workload, kin)
-  number = lambda x: jnp.asarray(x, jnp.result_type(float))
-  a = jax.tree.map(number, system.accelerator)
-  a = dataclasses.replace(a, temperature=system.accelerator.temperature)
   left, right = operands(workload, a.mac, system.policy)
   step = steps(a.mac, left, right, native=not system.policy)
   if passes is not None:
@@ -138,17 +133,8 @@ def iteration(
   if a.mac.kind == "chunk_serial":
     each = zip((left, right), _exponent_bits(workload, system))
     left, right = (_stored(a, x, e, whole=passes is None) for x, e in each)
-  return _report(workload, a, _products(workload, a, left, right, step))
-
-
-def _check_workload(workload: Workload) -> None:
-  if not workload.gemms:
-    raise ValueError("the workload has no matrix product: trace the gradient of a loss")
-  for g in workload.gemms:
-    if min(g.batch, g.m, g.k, g.n, g.count) < 1:
-      raise ValueError(
-        f"product {g.name} has a size below 1; leave products of empty arrays out"
-      )
+  products = _products(workload, a, left, right, step)
+  return cost.report(workload, a, products, _FLOAT_BYTES)
 
 
 def _as_run(
@@ -233,21 +219,9 @@ def _stored(
   return x._replace(bits=chunks * a.mac.weight_bits + exponents)
 
 
-class _Products(NamedTuple):
-  """Of each product, [L]."""
-
-  cycles: jax.Array
-  busy: jax.Array
-  work_j: jax.Array
-  idle_j: jax.Array
-  sram_bytes: jax.Array
-  sram_j: jax.Array
-  dram_bytes: jax.Array
-
-
 def _products(
   workload: Workload, a: Accelerator, left: Operand, right: Operand, step: Steps
-) -> _Products:
+) -> cost.Products:
   s, t = dataflow.sizes(workload), a.temperature
   mode = np.array([_MODES.get(g.role, 0) for g in workload.gemms])
   by_mode = lambda *each: jnp.select([mode == 0, mode == 1], each[:2], each[2])
@@ -275,7 +249,13 @@ def _products(
   busy = results * dots * step.cycles
   work = busy * step.active_j + results * (dots * a.mac.group_j + a.mac.output_j)
   idle = (a.rows * a.cols * cycles - busy) * a.mac.idle_j
-  return _Products(cycles, busy, work, idle, sram_bytes, sram_j, dram)
+  parts = {
+    "mac": work + idle,
+    "sram": sram_j,
+    "dram": dram * a.dram.access_j,
+    "leakage": cycles / a.clock_hz * a.leakage_w(),
+  }
+  return cost.Products(cycles, parts, busy, idle, sram_bytes, dram)
 
 
 def _cuts(view: Accelerator, s: Sizes) -> jax.Array:
@@ -300,55 +280,3 @@ def _moved(
   fetched = exceeds(all_weights, view.weight.capacity_bytes, t) * s.weighted
   waits = 1 - exceeds(matrix, view.weight.capacity_bytes / 2, t)
   return through, joules, dram - fetched * waits * s.runs * (cuts - 1) * matrix
-
-
-def _report(workload: Workload, a: Accelerator, p: _Products) -> CostReport:
-  time = p.cycles / a.clock_hz
-  parts = {
-    "mac": p.work_j + p.idle_j,
-    "sram": p.sram_j,
-    "dram": p.dram_bytes * a.dram.access_j,
-    "leakage": time * a.leakage_w(),
-  }
-  other_cycles, other, io = _beside(workload, a)
-  sums = {name: jnp.sum(part) for name, part in parts.items()}
-  zero = jnp.zeros((), jnp.result_type(float))
-  sums |= {name: sums.get(name, zero) + joules for name, joules in other.items()}
-  cells = a.rows * a.cols
-  other_time = other_cycles / a.clock_hz
-  return CostReport(
-    names=tuple(g.name for g in workload.gemms),
-    product_time_s=time,
-    product_energy_j=jnp.sum(jnp.stack(list(parts.values())), axis=0),
-    product_cycles=p.cycles,
-    product_utilization=p.busy / (cells * p.cycles),
-    product_sram_bytes=p.sram_bytes,
-    product_dram_bytes=p.dram_bytes,
-    product_parts_j=parts,
-    other_time_s=other_time,
-    other_energy_j=jnp.sum(jnp.stack(list(other.values()))),
-    parts_j=sums,
-    idle_j=jnp.sum(p.idle_j),
-    time_s=jnp.sum(time) + other_time,
-    energy_j=jnp.sum(jnp.stack(list(sums.values()))),
-    cycles=jnp.sum(p.cycles) + other_cycles,
-    utilization=jnp.sum(p.busy) / (cells * jnp.sum(p.cycles)),
-    traffic_bytes=jnp.sum(p.dram_bytes) + io,
-  )
-
-
-def _beside(
-  workload: Workload, a: Accelerator
-) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
-  """Cycles, joules by cause and DRAM bytes of all that is no product, in float32."""
-  number = lambda x: jnp.asarray(float(x), jnp.result_type(float))
-  elements = number(sum(v.elements * v.count for v in workload.vector_ops))
-  io = number(workload.io_elements) * _FLOAT_BYTES
-  access = a.ofmap.read_energy_j() + a.ofmap.write_energy_j()
-  cycles = elements / a.vector.lanes + io / a.dram.bandwidth_bytes_s * a.clock_hz
-  joules = {
-    "vector": elements * (a.vector.energy_j + access * _FLOAT_BYTES),
-    "dram": io * a.dram.access_j,
-    "leakage": cycles / a.clock_hz * a.leakage_w(),
-  }
-  return cycles, joules, io

@@ -77,7 +77,10 @@ def write(config: Comparison, folder: pathlib.Path, command: str) -> pathlib.Pat
     ValueError: If a run cannot be priced.
   """
   runs = [_read(system, seed, folder) for system, seed, _ in config.jobs()]
-  rows = _costs(config, runs)
+  priced = [r for r in runs if r.system.hardware is not None]
+  curves = _curves(priced)
+  prices = _prices(config, priced) if priced else {}
+  rows = to_accuracy.to_accuracy(curves, prices, config.target)
   result = {
     "name": folder.name,
     "command": command,
@@ -91,7 +94,9 @@ def write(config: Comparison, folder: pathlib.Path, command: str) -> pathlib.Pat
     ],
     "origin": runs[-1].result["origin"],
   }
-  drawn = _draw(config, runs, rows)
+  drawn = _draw(config, runs)
+  if rows:
+    drawn["to_accuracy"] = to_accuracy_figure.draw(curves, prices, config.target)
   page = _page(config, result, rows, drawn)
   (folder / "figures").mkdir(exist_ok=True)
   for name, figure in drawn.items():
@@ -145,16 +150,6 @@ def _system(system: System, runs: Sequence[Run]) -> dict[str, Any]:
   }
 
 
-def _costs(config: Comparison, runs: Sequence[Run]) -> tuple[to_accuracy.Row, ...]:
-  """Time and energy to the target of the runs whose system has hardware."""
-  priced = [r for r in runs if r.system.hardware is not None]
-  if not priced:
-    return ()
-  return to_accuracy.to_accuracy(
-    _curves(priced), _prices(config, priced), config.target
-  )
-
-
 def _curves(runs: Sequence[Run]) -> dict[str, dict[int, list[tuple[int, float]]]]:
   found: dict[str, dict[int, list[tuple[int, float]]]] = {}
   for run in runs:
@@ -182,12 +177,12 @@ def _prices(config: Comparison, runs: Sequence[Run]) -> to_accuracy.Prices:
 def workload(job: TrainJob) -> Workload:
   """The products of one iteration: forward, input gradients, weight gradients."""
   loaded = job.task.load(job.train)
-  plain = update.make(loaded.loss, job.recipe(1), teach=loaded.teach)
+  plain = update.Update(loaded.loss, job.recipe(1))
   params = jax.eval_shape(lambda: loaded.init(jax.random.key(0)))
   batch = jax.eval_shape(
     loaded.teach, loaded.frozen, loaded.train.shapes(job.train.batch_size)
   )
-  gradient = jax.grad(lambda params, batch: plain.loss(params, batch).loss)
+  gradient = jax.grad(lambda params, batch: plain.plain(params, batch).loss)
   return trace(gradient)(params, batch)
 
 
@@ -210,15 +205,8 @@ def _moving(work: Workload, system: NumberSystem, path: pathlib.Path) -> Price:
   return Price(np.asarray(time_s), np.asarray(energy_j), np.cumsum(steps[made]))
 
 
-def _draw(
-  config: Comparison, runs: Sequence[Run], rows: Sequence[to_accuracy.Row]
-) -> dict[str, Figure]:
+def _draw(config: Comparison, runs: Sequence[Run]) -> dict[str, Figure]:
   drawn = {"accuracy": train_figures.scores(_scores(config, runs))}
-  priced = [r for r in runs if r.system.hardware is not None]
-  if rows:
-    drawn["to_accuracy"] = to_accuracy_figure.draw(
-      _curves(priced), _prices(config, priced), config.target
-    )
   adaptive = [r for r in runs if (r.folder / "telemetry.npz").is_file()]
   chosen = [r for r in adaptive if r.system.hardware is not None] or adaptive
   if chosen:

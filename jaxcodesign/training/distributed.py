@@ -20,6 +20,7 @@ import dataclasses
 import os
 import socket
 import sys
+import threading
 import time
 from typing import Any
 
@@ -51,7 +52,8 @@ class Distributed:
     processes: How many; 1 runs alone and looks for no cluster; 0 is unset.
     process: Number of this one, from 0; -1 is unset.
     cpu_devices: CPU devices of this process to run on; 0 leaves jax's choice.
-    patience_s: How long a process waits at the start for all to come.
+    patience_s: How long a process waits at the start for all to come, before it ends
+      with exit code 1.
   """
 
   coordinator: str = ""
@@ -131,8 +133,10 @@ class Processes:
     if error is None or code in (None, 0):
       self._peers.done()
       return
-    if isinstance(error, jax.errors.JaxRuntimeError):
-      time.sleep(2.0)  # a collective breaks if a process is gone: that is told better
+    if isinstance(error, Exception):
+      # A collective breaks if a process is gone, by a ValueError under gloo, and that
+      # is told better: `peers` ends this process meanwhile.
+      time.sleep(2.0)
     self._peers.fail(f"{type(error).__name__}: {error}")
     # Before jax's own, which would wait for processes that are ending.
     atexit.register(peers.end, "", code if isinstance(code, int) else 1)
@@ -152,7 +156,7 @@ def initialize(config: Distributed = Distributed()) -> Processes:
 
   Raises:
     ValueError: As `Distributed.resolve`, or if a cluster does not say where to meet.
-    RuntimeError: If jax has devices already, or not all processes come in time.
+    RuntimeError: If jax has devices already.
   """
   config = config.resolve(os.environ)
   if config.cpu_devices:
@@ -230,17 +234,24 @@ def _meet(config: Distributed) -> None:
       "process_id": config.process,
       "cluster_detection_method": "deactivate",
     }
+  who = where or f"a job of {cluster(os.environ)}"
+  late = threading.Timer(
+    config.patience_s,
+    peers.end,
+    (
+      f"not all processes have met within patience_s={config.patience_s}: {who}; are "
+      "all started, with the same address, and is its port open?",
+    ),
+  )
+  late.daemon = True
+  late.start()
   try:
+    # jax would end the process as well when it is late, by SIGABRT.
     jax.distributed.initialize(
       **where,
-      initialization_timeout=config.patience_s,
+      initialization_timeout=config.patience_s + 30,
       heartbeat_timeout_seconds=_HEARTBEAT_S,
     )
-  except jax.errors.JaxRuntimeError as error:
-    raise RuntimeError(
-      f"not all processes met within patience_s={config.patience_s}: {config}; are all "
-      f"started, with the same address, and is its port open? ({error})"
-    ) from error
   except RuntimeError as error:
     raise RuntimeError(f"processes cannot meet any more. {_ALREADY}") from error
   except ValueError as error:
@@ -249,6 +260,8 @@ def _meet(config: Distributed) -> None:
       f"({error}): set JAXCODESIGN_COORDINATOR=host:port, _PROCESSES and _PROCESS, or "
       "JAXCODESIGN_PROCESSES=1 to run alone"
     ) from error
+  finally:
+    late.cancel()
 
 
 def _connect(config: Distributed, index: int, count: int) -> peers.Peers:

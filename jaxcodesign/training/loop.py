@@ -210,11 +210,13 @@ class _Loop:
 
   def _due(self, signals: Interruption) -> bool:
     session, step = self.session, self.position.step
+    # First: every process must ask after every step.
+    asked = signals.agreed(step) is not None
     return (
       step % session.evaluate_every == 0
       or step % session.checkpoint_every == 0
       or step == session.steps
-      or signals.agreed(step) is not None
+      or asked
     )
 
   def _pause(self, state: TrainState, signals: Interruption, clock: "_Clock") -> bool:
@@ -273,8 +275,9 @@ class _Loop:
     """Raises, with the suspected tensor: `state` is still that before the step."""
     words = "a tensor of another process"
     if self.session.processes.count == 1:
+      batch = self.session.loaded.teach(self.session.frozen, batch)
       words = diagnosis.suspect(
-        self.session.update.loss, sparse(self.config, state), batch
+        self.session.update.plain, sparse(self.config, state), batch
       )
     self.checkpoints.wait()
     kept = f"the checkpoint of step {self.saved:,}" if self.saved else "no checkpoint"

@@ -167,7 +167,7 @@ def shapes(values: Any, shardings: Any) -> Any:
   )
 
 
-def gathered(params: Any, shardings: Any) -> Any:
+def gathered(params: Any, *, shardings: Any) -> Any:
   """Parameters made whole over "fsdp", for the loss inside a jitted step.
 
   Says where fully sharded parameters are gathered: once each, before anything is done

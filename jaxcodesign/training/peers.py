@@ -15,7 +15,7 @@ import secrets
 import socket
 import sys
 import threading
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 _JOIN_S = 60.0
 # After 10 s of silence 4 probes, 5 s apart.
@@ -70,7 +70,7 @@ class Peers:
       with contextlib.suppress(OSError):
         connection = socket.create_connection((host, invitation.port), timeout=5.0)
         self._send(connection, f"{invitation.token} {self.index}")
-        self._watch(0, connection)
+        self._watch(0, connection, connection.makefile())
         return True
     return False
 
@@ -88,13 +88,15 @@ class Peers:
       while len(self._connections) < self.count - 1:
         connection, _ = server.accept()
         connection.settimeout(5.0)
-        said = connection.makefile().readline().split()
+        lines = connection.makefile()
+        said = _first(lines).split()
         if len(said) == 2 and secrets.compare_digest(said[0], token):
-          self._watch(int(said[1]), connection)
+          self._watch(int(said[1]), connection, lines)
         else:
+          lines.close()
           connection.close()
 
-  def _watch(self, other: int, connection: socket.socket) -> None:
+  def _watch(self, other: int, connection: socket.socket, lines: TextIO) -> None:
     connection.settimeout(None)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _KEEPALIVE.items():
@@ -102,11 +104,11 @@ class Peers:
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     with self._lock:
       self._connections[other] = connection
-    _start(self._listen, other, connection)
+    _start(self._listen, other, connection, lines)
 
-  def _listen(self, other: int, connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-      for line in connection.makefile():
+  def _listen(self, other: int, connection: socket.socket, lines: TextIO) -> None:
+    with contextlib.suppress(OSError), connection, lines:
+      for line in lines:
         kind, _, told = line.strip().partition(" ")
         if kind == "done":
           self._done.add(other)
@@ -142,6 +144,14 @@ def end(message: str, code: int = 1) -> None:
     with contextlib.suppress(OSError, ValueError):
       stream.flush()
   os._exit(code)
+
+
+def _first(lines: TextIO) -> str:
+  """The first line of whoever calls, "" if it says none."""
+  try:
+    return lines.readline(200)
+  except (OSError, UnicodeDecodeError):
+    return ""
 
 
 def _start(target, *args) -> None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxcodesign.programs import fast
-from jaxcodesign.training import checkpoint, mesh, pipeline, run_folder, update
+from jaxcodesign.training import checkpoint, mesh, pipeline, run_folder
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.task import Loaded
 from jaxcodesign.training.train_job import TrainJob
@@ -184,12 +184,14 @@ def prepare(
   recipe = job.recipe(steps)
   params = jax.eval_shape(lambda: loaded.init(jax.random.key(0)))
   part = loaded.train.shapes(size // job.accumulate)
-  plain = update.make(loaded.loss, recipe, teach=loaded.teach)
+  made_update = Update(loaded.loss, recipe, teach=loaded.teach)
   plan = None
   if isinstance(job.precision, fast.Fast):
     told = jax.eval_shape(loaded.teach, loaded.frozen, part)
-    plan = fast.plan(plain.loss, job.precision)(params, told)
-  made_update = update.make(loaded.loss, recipe, teach=loaded.teach, plan=plan)
+    plan = fast.plan(made_update.plain, job.precision)(params, told)
+  spread = mesh.parameter_shardings(made, job.run.mesh, params)
+  gather = functools.partial(mesh.gathered, shardings=spread)
+  made_update = dataclasses.replace(made_update, plan=plan, gather=gather)
   state = jax.eval_shape(
     lambda: made_update.init(loaded.init(jax.random.key(0)), jax.random.key(0))
   )

@@ -9,6 +9,7 @@ import math
 from typing import Literal
 
 from jaxcodesign.hardware.number_systems import NumberSystem
+from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.distributed import Distributed
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.step import TrainConfig
@@ -119,6 +120,12 @@ class System:
   precision: Precision = None
   dtype: Dtype = "float32"
   hardware: NumberSystem | None = None
+
+  @classmethod
+  def of(cls, hardware: NumberSystem) -> "System":
+    """A number system as it trains: FAST by its rule, others by their formats."""
+    precision = Fast() if hardware.adaptive else tuple(hardware.policy) or None
+    return cls(hardware.name, precision, hardware=hardware)
 
 
 @dataclasses.dataclass(frozen=True)

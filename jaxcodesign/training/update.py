@@ -9,6 +9,7 @@ the host hears of it.
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -98,85 +99,65 @@ class Recipe:
       )
 
 
-class Update(NamedTuple):
-  """A run's functions, to be jitted by the caller.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+  """The functions of a run, to be jitted by the caller.
 
   Attributes:
-    init: (params, key) -> `TrainState`.
-    step: (state, batch, frozen) -> (`TrainState`, `Told`).
-    evaluate: (state, batch, frozen) -> `Outcome` of a batch with "weight".
-    loss: (params, batch) -> `Outcome` in training, without precision: what is traced.
-  """
-
-  init: Callable[[Any, jax.Array], TrainState]
-  step: Callable[[TrainState, Batch, Any], tuple[TrainState, Told]]
-  evaluate: Callable[[TrainState, Batch, Any], Outcome]
-  loss: Callable[[Any, Batch], Outcome]
-
-
-def make(
-  loss: Callable[..., Outcome],
-  recipe: Recipe,
-  *,
-  teach: Callable[[Any, Batch], Batch] = lambda frozen, batch: batch,
-  plan: fast.Plan | None = None,
-) -> Update:
-  """Returns the functions of a run.
-
-  Args:
     loss: (params, batch, train=) -> `Outcome`.
     recipe: What is done to it.
     teach: See `task.Loaded`.
     plan: Of the products, for the telemetry of FAST; None keeps none.
+    gather: What makes parameters whole that are spread over devices, see
+      `mesh.gathered`.
   """
-  config, steps = recipe.train, recipe.steps
-  optimizer = step.optimizer_of(config, steps)
-  rate = step.schedule(config, steps)
-  probe = plan.probe() if plan else None
 
-  def init(params: Any, key: jax.Array) -> TrainState:
-    telemetry = () if plan is None else jnp.zeros((BUCKETS, *plan.probe().shape))
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-      zero, params, optimizer.init(params), key, telemetry, jnp.ones((), bool)
-    )
+  loss: Callable[..., Outcome]
+  recipe: Recipe
+  teach: Callable[[Any, Batch], Batch] = lambda frozen, batch: batch
+  plan: fast.Plan | None = None
+  gather: Callable[[Any], Any] = lambda params: params
 
-  def gradients(state: TrainState, params: Any, batch: Batch, number: Any) -> Any:
-    # A key for each step and part: microbatches must not share their noise.
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), number)
-    progress = state.step.astype(jnp.float32) / steps
+  @functools.cached_property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return step.optimizer_of(self.recipe.train, self.recipe.steps)
 
-    def objective(params: Any, probe: Any) -> tuple[jax.Array, Outcome]:
-      run = lambda p, b: _in_dtype(loss, recipe.dtype, p, b)
-      run = _precise(run, recipe.precision, progress, key, probe)
-      outcome = _rematerialized(run, recipe.remat)(params, batch)
-      return outcome.loss, outcome
+  def plain(self, params: Any, batch: Batch) -> Outcome:
+    """The loss in training, in its dtype and without precision: what is traced."""
+    return _in_dtype(self.loss, self.recipe.dtype, params, batch)
 
-    (_, outcome), (grads, told) = jax.value_and_grad(
-      objective, argnums=(0, 1), has_aux=True
-    )(params, probe)
-    return grads, told, outcome
+  def init(self, params: Any, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    telemetry: Any = ()
+    if self.plan is not None:
+      telemetry = jnp.zeros((BUCKETS, *self.plan.probe().shape))
+    zero, good = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+    return TrainState(zero, params, self._optimizer.init(params), key, telemetry, good)
 
-  def run_step(state: TrainState, batch: Batch, frozen: Any) -> Any:
-    batch = teach(frozen, batch)
+  def step(self, state: TrainState, batch: Batch, frozen: Any) -> Any:
+    """One step: (`TrainState`, `Told`)."""
+    config, steps = self.recipe.train, self.recipe.steps
     params = step.sparse(config, state)
     grads, told, outcome, stats = _accumulated(
-      lambda p, b, i: gradients(state, p, b, i), params, batch, recipe.accumulate
+      functools.partial(self._gradients, state),
+      params,
+      self.teach(frozen, batch),
+      self.recipe.accumulate,
     )
     step.refuse_statistics(config, state, stats)
     # optax raises floats to integer powers, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
       norm = optax.tree.norm(grads)
-      changes, moved = optimizer.update(grads, state.optimizer, state.params)
-      at = jnp.asarray(rate(state.step), jnp.float32)
+      changes, moved = self._optimizer.update(grads, state.optimizer, state.params)
+      rate = jnp.asarray(step.schedule(config, steps)(state.step), jnp.float32)
     after = step.with_statistics(optax.apply_updates(state.params, changes), stats)
     finite = jnp.isfinite(outcome.loss) & jnp.isfinite(norm) & state.good
     keep = lambda new, old: jnp.where(finite, new, old)
     telemetry = state.telemetry
-    if plan is not None:
+    if self.plan is not None:
       bucket = _bucket(state.step, steps)
       telemetry = telemetry.at[bucket].add(jnp.where(finite, told, 0.0))
-    after = TrainState(
+    moved = TrainState(
       state.step + finite.astype(jnp.int32),
       jax.tree.map(keep, after, state.params),
       jax.tree.map(keep, moved, state.optimizer),
@@ -185,17 +166,35 @@ def make(
       finite,
     )
     accuracy = outcome.correct / outcome.counted
-    return after, Told(outcome.loss, accuracy, norm, at, finite)
+    return moved, Told(outcome.loss, accuracy, norm, rate, finite)
 
-  def evaluate(state: TrainState, batch: Batch, frozen: Any) -> Outcome:
+  def evaluate(self, state: TrainState, batch: Batch, frozen: Any) -> Outcome:
+    """The outcome of a batch with "weight", in the precision of the state's step."""
     del frozen
-    run = lambda p, b: _in_dtype(loss, recipe.dtype, p, b, train=False)
-    progress = state.step.astype(jnp.float32) / steps
-    run = _precise(run, recipe.precision, progress, state.key, None)
-    return run(step.sparse(config, state), batch)._replace(stats=None)
+    run = functools.partial(_in_dtype, self.loss, self.recipe.dtype, train=False)
+    run = _precise(run, self.recipe.precision, self._progress(state), state.key, None)
+    params = self.gather(step.sparse(self.recipe.train, state))
+    return run(params, batch)._replace(stats=None)
 
-  traced = lambda p, b: _in_dtype(loss, recipe.dtype, p, b)
-  return Update(init, run_step, evaluate, traced)
+  def _progress(self, state: TrainState) -> jax.Array:
+    return state.step.astype(jnp.float32) / self.recipe.steps
+
+  def _gradients(self, state: TrainState, params: Any, batch: Batch, part: Any) -> Any:
+    """Gradients, telemetry and outcome of a part of a batch."""
+    # A key for each step and part: microbatches must not share their noise.
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
+
+    def objective(params: Any, probe: Any) -> tuple[jax.Array, Outcome]:
+      how = self.recipe.precision
+      run = _precise(self.plain, how, self._progress(state), key, probe)
+      outcome = _rematerialized(run, self.recipe.remat)(self.gather(params), batch)
+      return outcome.loss, outcome
+
+    probe = self.plan.probe() if self.plan else None
+    (_, outcome), (grads, told) = jax.value_and_grad(
+      objective, argnums=(0, 1), has_aux=True
+    )(params, probe)
+    return grads, told, outcome
 
 
 def bucket_steps(steps: int) -> list[int]:

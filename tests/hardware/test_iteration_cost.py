@@ -280,7 +280,7 @@ REFUSED = {
   "nothing": (alone(), "no matrix product"),
   "an empty product": (
     alone(Gemm("", "w", 1, 0, 4, 4)),
-    "product w has a size below 1",
+    "product w: m=0, a size is at least 1",
   ),
 }
 

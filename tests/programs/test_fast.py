@@ -43,6 +43,41 @@ def block_float(x, bits):
   )
 
 
+def test_backward_products_cut_blocks_along_their_own_contractions():
+  scheme = Fast(Constant(3), stochastic=False)
+  run = fast.quantize(lambda w, x: jnp.sum(jnp.sin(x @ w)), scheme, progress=0.0)
+  w, x = np.asarray(PARAMS["a"]), np.asarray(X)
+  by_w, by_x = jax.grad(run, argnums=(0, 1))(PARAMS["a"], X)
+  y = block_float(x, 3) @ block_float(w.T, 3).T
+  g = np.cos(y)
+  # Weight gradient: contracted over the 24 rows; 8 zeros fill the second block.
+  rows = lambda z: block_float(np.pad(z.T, ((0, 0), (0, 8)), constant_values=0), 3)
+  np.testing.assert_allclose(by_w, rows(x) @ rows(g).T, rtol=1e-5, atol=1e-5)
+  outputs = block_float(g, 3) @ block_float(w, 3).T
+  np.testing.assert_allclose(by_x, outputs, rtol=1e-5, atol=1e-5)
+
+
+def test_telemetry_sums_over_a_scan_and_is_not_doubled_by_recomputation():
+  stack = jnp.stack([jnp.eye(16), 2 * jnp.eye(16), jnp.ones((16, 16))])
+  x = X[:, :16]
+
+  def stacked(params, x):
+    body = lambda x, w: (jnp.tanh(x @ w), None)
+    return jnp.sum(jax.lax.scan(jax.checkpoint(body), x, params)[0])
+
+  scheme = Fast(Constant(4), stochastic=False)
+  plan = fast.plan(stacked, scheme)(stack, x)
+  assert plan.counts.tolist() == [3]
+  _, told = jax.grad(
+    lambda params, probe: fast.quantize(stacked, scheme, progress=0.0, probe=probe)(
+      params, x
+    ),
+    argnums=(0, 1),
+  )(stack, plan.probe())
+  np.testing.assert_array_equal(told, [[12, 12, 12, 12, 12, 12]])
+  assert float(plan.share(told)) == 1.0
+
+
 def ratio(x):
   high, low = (block_float(np.asarray(x, np.float64), bits) for bits in (4, 2))
   return np.abs(high - low).sum() / np.abs(low).sum()

@@ -36,12 +36,12 @@ def batch(task):
 
 def made(task, batch, plan=False, **recipe):
   recipe = update.Recipe(recipe.pop("train", TRAIN), STEPS, **recipe)
-  found = update.make(task.loss, recipe, teach=task.teach)
+  found = update.Update(task.loss, recipe, teach=task.teach)
   params = task.init(jax.random.key(0))
   if plan:
     part = jax.tree.map(lambda x: x[:: recipe.accumulate], batch)
-    told = fast.plan(found.loss, recipe.precision)(params, part)
-    found = update.make(task.loss, recipe, teach=task.teach, plan=told)
+    told = fast.plan(found.plain, recipe.precision)(params, part)
+    found = dataclasses.replace(found, plan=told)
   return found, found.init(params, jax.random.key(1))
 
 

@@ -56,7 +56,9 @@ def step_on(made, config, policy):
     )
 
   precise = quantize(loss_of, policy) if policy else loss_of
-  loss = lambda params, batch: precise(mesh.gathered(params, shardings.params), batch)
+  loss = lambda params, batch: precise(
+    mesh.gathered(params, shardings=shardings.params), batch
+  )
 
   def step(state, batch):
     value, grads = jax.value_and_grad(loss)(state.params, batch)
@@ -128,7 +130,7 @@ def loop(processes):
   """Sums over all devices until something ends it."""
   made = MeshConfig().make()
   total = jax.jit(lambda x: x / jnp.sum(x))
-  rows = np.ones(mesh.part(made).count and jax.local_device_count(), np.float32)
+  rows = np.ones(jax.local_device_count(), np.float32)
   x = mesh.global_batch(made, {"x": rows})["x"]
   fails = sys.argv[3:] == ["fails"] and processes.index == processes.count - 1
   for i in range(10_000):

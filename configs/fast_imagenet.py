@@ -1,11 +1,13 @@
-"""ResNet-18 on ImageNet under FAST, at published hyper-parameters.
+"""ResNet-50 or ResNet-18 on ImageNet under FAST, at published hyper-parameters.
 
-  python -m launch.train configs/fast_imagenet_resnet18.py
-  python -m launch.train configs/fast_imagenet_resnet18.py --dry-run --run.platform tpu
-  python -m launch.train configs/fast_imagenet_resnet18.py --dry-run --run.platform cuda
+  python -m launch.train configs/fast_imagenet.py
+  python -m launch.train configs/fast_imagenet.py --dry-run --run.platform tpu
+  python -m launch.train configs/fast_imagenet.py --dry-run --run.platform cuda
 
-Expected of a dry run: memory, operations and the least time of a step on 8 devices, in
-about a minute on 2 CPU cores, without any data. Momentum SGD for 90 epochs with a
+ResNet-18 is the same with --task.model.blocks 2 2 2 2 --task.model.no-bottleneck.
+
+Expected of a dry run: memory, operations and the least time of a step on 16 devices, in
+a minute or two on 2 CPU cores, without any data. Momentum SGD for 90 epochs with a
 weight decay of 1e-4, the learning rate 0.1 for each 256 images after a warm-up of five
 epochs (Goyal et al., arXiv:1706.02677), a cosine in place of its steps. A run needs
 folders of JPEGs, one a class, in `train` and `val` of --task.data.directory.
@@ -21,26 +23,26 @@ from jaxcodesign.training.train_job import RunConfig, TrainJob
 
 
 def config() -> TrainJob:
-  """Ninety epochs of 256 images a step."""
+  """Ninety epochs of 1,024 images a step."""
   train = TrainConfig(
     epochs=90,
-    batch_size=256,
-    learning_rate=0.1,
+    batch_size=1024,
+    learning_rate=0.4,
     weight_decay=1e-4,
     warmup=5 / 90,
     optimizer="sgd",
     augment=True,
   )
   return TrainJob(
-    Classification(ImageNet(), ImageNetResNet.of(18)),
+    Classification(ImageNet(), ImageNetResNet.of(50)),
     train,
     precision=Fast(),
-    run=RunConfig(mesh=MeshConfig(data=8), threads=16, prefetch=32),
+    run=RunConfig(mesh=MeshConfig(data=16), threads=16, prefetch=32),
   )
 
 
 def smoke() -> TrainJob:
   """The same path in seconds: two stages of a narrow one on images of 28 pixels."""
-  model = ImageNetResNet((1, 1), bottleneck=False, width=4)
+  model = ImageNetResNet((1, 1), bottleneck=True, width=4)
   train = TrainConfig(epochs=1, batch_size=500, optimizer="sgd", learning_rate=0.1)
   return TrainJob(Classification(FashionMnistMini(), model), train, precision=Fast())
