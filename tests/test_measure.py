@@ -1,6 +1,7 @@
 """Predicted against measured: the fit by other means, a run on tiny sizes, refusals."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -82,17 +83,31 @@ def test_the_launcher_measures_and_draws(tmp_path, capsys, monkeypatch):
   assert "largest=4" in capsys.readouterr().err
 
 
+def test_a_llama_keeps_bf16_from_end_to_end():
+  llama = published.llama(published.Llama(1, 16, 2, 16, 2, 32), tokens=4)
+  params, tokens = (
+    jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), llama.params),
+    llama.inputs,
+  )
+  assert jax.eval_shape(llama.fn, params, tokens).dtype == jnp.bfloat16
+
+
 def test_what_cannot_be_timed_is_refused(monkeypatch):
   with pytest.raises(ValueError, match="'int4' cannot be timed"):
     measure.compare("tiny", TINY, format="int4")
   with pytest.raises(ValueError, match="none holds fp32"):
     measure.compare("tiny", TINY, format="fp32", chip=chips.tpu_v4(), largest=8)
-  llama = published.llama(published.Llama(1, 16, 2, 16, 2, 32), tokens=4)
+
+  def widening(params, x):
+    wide = lambda x, w: (x @ w * np.float32(2), None)
+    return jax.lax.scan(wide, x, params["w"])[0]
+
+  mixed = published.Model(widening, {"w": array(3, 16, 16)}, array(4, 16))
   with (
     jax.numpy_dtype_promotion("standard"),
     pytest.raises(ValueError, match="measure it in fp32"),
   ):
-    measure.compare("llama", llama, largest=8)
+    measure.compare("mixed", mixed, largest=8)
   monkeypatch.setattr(measure, "_memory_bytes", lambda: 1000)
   with pytest.raises(ValueError, match="measure a smaller one"):
     measure.compare("tiny", TINY, largest=8)

@@ -92,11 +92,12 @@ def precision_map(bits: np.ndarray, names: Sequence[str], steps: int) -> Figure:
 
   Args:
     bits: float [buckets, L, 3], NaN where nothing ran: mean bits in each share of the
-      run, of weight, activation and gradient.
+      run, of weight, activation and gradient. A run of fewer steps than buckets has one
+      for each step, and the rest is left out.
     names: Of the L products.
     steps: Of the whole run.
   """
-  rows = len(names)
+  rows, bits = len(names), bits[:steps]
   fig = blank(11.5, 1.6 + 0.22 * min(max(rows, 6), 40))
   axes = fig.subplots(1, 3, sharey=True)
   low, high = 2.0, max(4.0, float(np.nanmax(bits, initial=4.0)))
