@@ -2,7 +2,8 @@
 
   python -m launch.train configs/fast_ablation.py
 
-Expected on 2 CPU cores: 15 minutes; runs that are done are not repeated. The CNN of
+Expected on 2 CPU cores: 24 runs as those of fast_fashion.py, of 20 s each; runs that
+are done are not repeated. The CNN of
 fast_fashion.py under two precisions, 2 and 4 bits, that switch half-way: with depth or
 with training, low first or (reversed) high first, three seeds each.
 """

@@ -2,10 +2,11 @@
 
   python -m launch.train configs/fast_cifar10_vit.py
 
-Expected on a GPU: hours for 200 epochs; on 2 CPU cores a step takes seconds, so shorten
-it with --train.epochs 1. Six blocks of width 192 on patches of 4 x 4 pixels, AdamW with
-the rates that DeiT uses for such widths (recalled). Needs CIFAR-10's binary version in
-$JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or --task.data.directory.
+Expected: 200 epochs. It was not run in full: on 2 CPU cores a step takes seconds, so
+shorten it with --train.epochs 1. Six blocks of width 192 on patches of 4 x 4 pixels,
+AdamW with the rates that DeiT uses for such widths (recalled). Needs CIFAR-10's binary
+version in $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or
+--task.data.directory.
 """
 
 from jaxcodesign.programs.fast import Fast

@@ -5,7 +5,7 @@
   python -m launch.train configs/fast_transformer.py --dry-run --run.platform cuda
 
 Expected of a dry run: memory, operations and the least time of a step on 8 devices, in
-about two minutes on 2 CPU cores. The sizes are those of SmolLM2-135M, whose vocabulary
+half a minute on 2 CPU cores. The sizes are those of SmolLM2-135M, whose vocabulary
 is read from its GGUF file; AdamW with b2 = 0.95, clipping at 1 and a learning rate of
 3e-3 are recalled of its training, and parameters here. The text is any folder of .txt
 files, --task.text; the default is a folder of speeches in ~/.cache/jaxcodesign/sotu,

@@ -306,5 +306,19 @@ def describe(how: Precision, dtype: Dtype) -> str:
   if isinstance(how, Fast):
     return f"FAST, {how.schedule}"
   if isinstance(how, Sequence):
-    return f"{len(how)} rules"
+    return "; ".join(f"{rule.leaf}: {_formats(rule)}" for rule in how)
   return dtype
+
+
+def _formats(rule: Rule) -> str:
+  back = rule.backward
+  sides = {
+    "W": rule.weight,
+    "A": rule.activation,
+    "G": back.input_gradient if back else None,
+  }
+  return ", ".join(
+    f"{side} {type(fmt).__name__} {float(fmt.bits_per_value()):g} bit"
+    for side, fmt in sides.items()
+    if fmt is not None
+  )
