@@ -23,6 +23,7 @@ import jax
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import Format
 from jaxcodesign.numerics.noise import Noise
+from jaxcodesign.programs.materialize import materialized, materialized_across
 from jaxcodesign.programs.rewrite import Dot, rewrite_gemms
 from jaxcodesign.programs.workload import Gemm
 
@@ -156,6 +157,8 @@ def product(
   def backward(held: Any, g: Any) -> Any:
     if asks and type(g) is jax.custom_derivatives.SymbolicZero:
       return None, None, None, None
+    if not once:
+      g = materialized(g)  # read by a peak and a rounding for each side
     left, right, report = decide(g, *held)
     if once:
       g = rounded(left.gradient, g, left.noise[0], False)
@@ -196,10 +199,11 @@ def _transposed(
     of_operand = (side.other, side.noise[1])
     of_gradient = (side.gradient, side.noise[0])
     ways = (of_operand, of_gradient) if gemm.lhs else (of_gradient, of_operand)
-    operands = [
-      rounded(fmt, x, key, across)
-      for x, (fmt, key), across in zip((lhs, rhs), ways, dot.across)
-    ]
+    operands = []
+    for x, (fmt, key), across in zip((lhs, rhs), ways, dot.across):
+      x = rounded(fmt, x, key, across)
+      # The product may want it transposed: rounding must not be fused into that.
+      operands.append(materialized_across(x) if across and fmt is not None else x)
     return dot(*operands)
 
   return rewrite_gemms(gradient, rule)({"operand": side.operand}, g)

@@ -157,39 +157,52 @@ def _free(rank: int, batch: Sequence[int], contract: Sequence[int]) -> list[int]
 
 def _dot(step: Step, lhs: Any, rhs: Any, flip: bool) -> Canonical:
   d: Dot = jaxprs.dot_numbers(step)
-  lhs_in, lhs_sizes, lhs_out = _matrix(lhs, d.lhs_batch, d.lhs_contract)
-  rhs_in, rhs_sizes, rhs_out = _matrix(rhs, d.rhs_batch, d.rhs_contract)
-  sizes = [*lhs_sizes[:2], rhs_sizes[1]]  # of batch, m and n
+  left = _matrix(lhs, d.lhs_batch, d.lhs_contract)
+  right = _matrix(rhs, d.rhs_batch, d.rhs_contract)
+  sizes = [left.batch, left.free, right.free]
   swap = lambda out: jnp.swapaxes(out, 1, 2) if flip else out
 
   def dot(a: jax.Array, b: jax.Array) -> jax.Array:
     a, b = (b, a) if flip else (a, b)
     # The step itself on its own layout: XLA cancels the transpositions, so a rule that
     # changes nothing changes no bit.
-    out = jaxprs.bind(step, [lhs_out(a), rhs_out(b)])[0]
+    out = jaxprs.bind(step, [left.back(a), right.back(b)])[0]
     return swap(_merge(out, sizes))
 
-  a, b = (rhs_in, lhs_in) if flip else (lhs_in, rhs_in)
-  across = [
-    bool(contract) and contract[-1] != len(shape) - 1
-    for shape, contract in ((lhs.shape, d.lhs_contract), (rhs.shape, d.rhs_contract))
-  ]
-  left, right = across[::-1] if flip else across
+  first, second = (right, left) if flip else (left, right)
   batch, m, _, n = dims(step, flip)
   finish = lambda out: _split(swap(out), sizes)
-  return Canonical(a, b, dot, (batch, m, n), finish, (left, right))
+  across = first.across, second.across
+  return Canonical(first.value, second.value, dot, (batch, m, n), finish, across)
 
 
-def _matrix(
-  x: Any, batch: tuple[int, ...], contract: tuple[int, ...]
-) -> tuple[jax.Array, list[list[int]], Callable[[jax.Array], jax.Array]]:
-  """`x` as [batch, free, contract], the sizes merged in each, and the way back."""
+class _Matrix(NamedTuple):
+  """An operand of a dot as [batch, free, contract], the sizes merged in each."""
+
+  value: jax.Array
+  batch: list[int]
+  free: list[int]
+  back: Callable[[jax.Array], jax.Array]
+  across: bool
+
+
+def _matrix(x: Any, batch: tuple[int, ...], contract: tuple[int, ...]) -> _Matrix:
   x = jnp.asarray(x)
-  parts = (batch, _free(x.ndim, batch, contract), contract)
+  across = bool(contract) and contract[-1] != x.ndim - 1
+  free = _free(x.ndim, batch, contract)
+  # Axes are exchanged last, so that whoever exchanges them again meets this exchange
+  # with nothing in between, and XLA makes no copy.
+  parts = (batch, contract, free) if across else (batch, free, contract)
   order = [axis for part in parts for axis in part]
   sizes = [[x.shape[axis] for axis in part] for part in parts]
-  back = lambda y: jnp.transpose(_split(y, sizes), _inverse(order))
-  return _merge(jnp.transpose(x, order), sizes), sizes, back
+  turn = lambda y: jnp.swapaxes(y, 1, 2) if across else y
+  return _Matrix(
+    turn(_merge(jnp.transpose(x, order), sizes)),
+    sizes[0],
+    [x.shape[axis] for axis in free],
+    lambda y: jnp.transpose(_split(turn(y), sizes), _inverse(order)),
+    across,
+  )
 
 
 def _merge(x: jax.Array, sizes: Sequence[Sequence[int]]) -> jax.Array:
