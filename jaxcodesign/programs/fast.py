@@ -10,7 +10,8 @@ A tensor is decided once a step, with blocks along its forward contraction (G: a
 that of the input gradient), and has the decided bits in every product of the layer:
 W in the forward product and the input gradient, A in the forward product and the
 weight gradient, G in both backward products. Each product cuts its own blocks, along
-its own contraction. W and A are rounded to nearest, G stochastically with 8-bit noise.
+its own contraction. By default W and A are rounded to nearest, G stochastically with
+8-bit noise.
 
 `quantize(fn, scheme, ...)` is the function, `plan(fn, scheme)` its products in order.
 What was decided comes back as data: the gradient by a `probe` of zeros.
@@ -35,13 +36,11 @@ from jaxcodesign.numerics.precision_schedules import Adaptive, PrecisionSchedule
 from jaxcodesign.programs import backward, fast_plan, jaxprs, operands
 from jaxcodesign.programs.backward import Side
 from jaxcodesign.programs.fast_plan import COLUMNS, Plan
-from jaxcodesign.programs.policy import Rule, choose, refuse_idle
+from jaxcodesign.programs.policy import Operand, Rule, choose, refuse_idle
 from jaxcodesign.programs.rewrite import Dot, rewrite_gemms
 from jaxcodesign.programs.workload import Gemm
 
 __all__ = ["COLUMNS", "Fast", "Plan", "plan", "quantize"]
-
-NOISE_BITS = 8
 
 
 @tree.pytree
@@ -54,7 +53,9 @@ class Fast:
       the mantissa; exponents of 8 bits cost no collective on a sharded batch.
     activation: Format of the other operand, of both where neither is a weight.
     gradient: Format of the incoming gradient.
-    stochastic: Whether the gradient is rounded stochastically, which needs a key.
+    stochastic: Which operands are rounded stochastically, which needs a key; the others
+      are rounded as their format's `rule` says, to nearest by default.
+    noise_bits: Random bits of each rounding, where `quantize` has a PRNG key.
     leaf: Shell-style glob on the weight's name; "" are products of two activations,
       which "*" matches too.
     kind: Glob on the kind of product: "dot", "conv", "transposed_conv".
@@ -64,7 +65,8 @@ class Fast:
   weight: BlockFloat = BlockFloat()
   activation: BlockFloat = BlockFloat()
   gradient: BlockFloat = BlockFloat()
-  stochastic: bool = tree.static(default=True)
+  stochastic: tuple[Operand, ...] = tree.static(default=("gradient",))
+  noise_bits: int = tree.static(default=8)
   leaf: str = tree.static(default="*")
   kind: str = tree.static(default="*")
 
@@ -77,12 +79,21 @@ class Fast:
       raise ValueError(
         f"schedule={self.schedule!r} is no PrecisionSchedule; Constant(4) is fixed"
       )
+    if not 1 <= self.noise_bits <= 24:
+      raise ValueError(f"noise_bits={self.noise_bits} are outside 1..24")
     self.rule  # noqa: B018  its checks
 
   @property
   def rule(self) -> Rule:
     """The rule that rounds the same products with mantissas as the formats have."""
-    return Rule(self.leaf, self.weight, self.activation, self.gradient, self.kind)
+    return Rule(
+      self.leaf,
+      self.weight,
+      self.activation,
+      self.gradient,
+      self.kind,
+      stochastic=self.stochastic,
+    )
 
   def matches(self, gemm: Gemm) -> bool:
     """Whether a product is one of the scheme's."""
@@ -103,7 +114,7 @@ def quantize(
     fn: Any JAX function, parameters first; see `rewrite_gemms` for what it may hold.
     scheme: What is rounded, and how precisely.
     progress: i / I in [0, 1], the share of the run before this iteration.
-    key: Of the gradient's noise: a PRNG key, which stands for `Counter(key, bits=8)`,
+    key: Of the noise: a PRNG key, which stands for `Counter(key, scheme.noise_bits)`,
       or a source of `noise` with one (`Lfsr(key)`). It must differ from step to step.
     probe: `plan(fn, scheme)(params, *args).probe()`. The gradient by it is the
       telemetry, [L, 6] with the columns `COLUMNS`, whatever the loss is; None does
@@ -118,7 +129,7 @@ def quantize(
     a loop over time the depth moves with time.
 
   Raises:
-    ValueError: If the gradient is stochastic and there is no key, or the reverse. When
+    ValueError: If an operand is stochastic and there is no key, or the reverse. When
       called, if the scheme matches no product or the probe is not the plan's.
     TypeError: When called, for a product of integers, or a `key` that is none.
     Unsupported: When called, for a product inside a custom derivative, or one that
@@ -126,16 +137,18 @@ def quantize(
   """
   if scheme.stochastic and key is None:
     raise ValueError(
-      "the gradient is rounded stochastically: pass key=jax.random.fold_in(key, step), "
-      "or Fast(stochastic=False) to round it to nearest"
+      f"{' and '.join(scheme.stochastic)} are rounded stochastically: pass "
+      "key=jax.random.fold_in(key, step), or Fast(stochastic=()) to round to nearest"
     )
   if key is not None and not scheme.stochastic:
-    raise ValueError("key is given, but Fast(stochastic=False) draws no noise")
+    raise ValueError("key is given, but Fast(stochastic=()) draws no noise")
 
   @functools.wraps(fn)
   def quantized(*args: Any, **kwargs: Any) -> Any:
     layers = plan(fn, scheme)(*args, **kwargs)
-    walk = _Products(scheme, layers, _source(key), progress, _checked(probe, layers))
+    walk = _Products(
+      scheme, layers, _source(key, scheme), progress, _checked(probe, layers)
+    )
     return rewrite_gemms(fn, walk.rule, loops=True)(*args, **kwargs)
 
   quantized.__name__ = f"fast_{getattr(fn, '__name__', 'function')}"
@@ -163,11 +176,11 @@ def plan(fn: Callable[..., Any], scheme: Fast) -> Callable[..., Plan]:
   return planned
 
 
-def _source(key: noise.Noise | jax.Array | None) -> Any:
+def _source(key: noise.Noise | jax.Array | None, scheme: Fast) -> Any:
   source = operands.source_of(key)
   if source is None or isinstance(key, noise.Noise):
     return source
-  return dataclasses.replace(source, bits=NOISE_BITS)
+  return dataclasses.replace(source, bits=scheme.noise_bits)
 
 
 def _checked(probe: jax.Array | None, layers: Plan) -> jax.Array | None:
@@ -201,23 +214,25 @@ class _Products:
     depth = jnp.asarray(place.depth(dot.loops))
     activation = self.scheme.activation
     templates = (activation, self.scheme.weight if gemm.rhs else activation)
+    names: list[Operand] = ["activation", "weight" if gemm.rhs else "activation"]
+    draw = operands.draws(self.source, self.seen, dot.loops, self.scheme.stochastic)
     formats, values = [], []
     for i, (x, template) in enumerate(zip((lhs, rhs), templates)):
       side = f"{('left', 'right')[i]} operand"
       bits = self.bits(gemm, side, template, x, dot.across[i], depth)
       fmt = dataclasses.replace(template, mantissa=bits)
       formats.append(fmt)
+      source = draw(names[i], i)
       values.append(
-        operands.round_operand(gemm, side, False, fmt, x, None, dot.across[i])
+        operands.round_operand(gemm, side, False, fmt, x, source, dot.across[i])
       )
-    draw = operands.draws(self.source, self.seen, dot.loops, ("gradient",))
     left, right = backward.sides(
       formats,
       formats,
       (self.scheme.gradient,) * 2,
       (lhs, rhs),
       values,
-      [(draw("gradient", 2 + i), None) for i in range(2)],
+      [(draw("gradient", 2 + i), draw(names[1 - i], 4 + i)) for i in range(2)],
     )
     decision = backward.Decision(
       functools.partial(_decide, self.scheme.schedule, gemm),

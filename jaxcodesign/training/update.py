@@ -219,7 +219,8 @@ def _precise(
   if how is None:
     return run
   if isinstance(how, Fast):
-    return fast.quantize(run, how, progress=progress, key=key, probe=probe)
+    noisy = key if how.stochastic else None
+    return fast.quantize(run, how, progress=progress, key=noisy, probe=probe)
   return precision.quantize(run, how, key=key if any(map(_noisy, how)) else None)
 
 

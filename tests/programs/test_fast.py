@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.numerics import noise
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.numerics.precision_schedules import Adaptive, Constant
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.programs.policy import Rule
+from jaxcodesign.programs.policy import OPERANDS, Rule
 from jaxcodesign.programs.precision import quantize
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -24,11 +25,16 @@ def loss(params, x):
   return jnp.sum(jnp.sin(jax.nn.relu(x @ params["a"]) @ params["b"]))
 
 
-def test_fixed_precision_is_that_of_rules_bit_for_bit():
+@pytest.mark.parametrize("stochastic", [(), ("gradient",), OPERANDS])
+@pytest.mark.parametrize("bits", [5, 8])
+def test_fixed_precision_is_that_of_rules_bit_for_bit(stochastic, bits):
   bfp = BlockFloat(4)
-  rules = quantize(loss, (Rule("*", bfp, bfp, bfp),))
-  scheme = Fast(Constant(4), stochastic=False)
-  fixed = fast.quantize(loss, scheme, progress=0.5)
+  rule = Rule("*", bfp, bfp, bfp, stochastic=stochastic)
+  noisy = noise.Counter(KEYS[1], bits) if stochastic else None
+  rules = quantize(loss, (rule,), key=noisy)
+  scheme = Fast(Constant(4), stochastic=stochastic, noise_bits=bits)
+  key = KEYS[1] if stochastic else None
+  fixed = fast.quantize(loss, scheme, progress=0.5, key=key)
   both = [jax.jit(jax.value_and_grad(f))(PARAMS, X) for f in (rules, fixed)]
   jax.tree.map(np.testing.assert_array_equal, *both)
 
@@ -44,7 +50,7 @@ def block_float(x, bits):
 
 
 def test_backward_products_cut_blocks_along_their_own_contractions():
-  scheme = Fast(Constant(3), stochastic=False)
+  scheme = Fast(Constant(3), stochastic=())
   run = fast.quantize(lambda w, x: jnp.sum(jnp.sin(x @ w)), scheme, progress=0.0)
   w, x = np.asarray(PARAMS["a"]), np.asarray(X)
   by_w, by_x = jax.grad(run, argnums=(0, 1))(PARAMS["a"], X)
@@ -65,7 +71,7 @@ def test_telemetry_sums_over_a_scan_and_is_not_doubled_by_recomputation():
     body = lambda x, w: (jnp.tanh(x @ w), None)
     return jnp.sum(jax.lax.scan(jax.checkpoint(body), x, params)[0])
 
-  scheme = Fast(Constant(4), stochastic=False)
+  scheme = Fast(Constant(4), stochastic=())
   plan = fast.plan(stacked, scheme)(stack, x)
   assert plan.counts.tolist() == [3]
   _, told = jax.grad(
@@ -123,5 +129,11 @@ def test_the_threshold_falls_with_progress_in_one_program():
 def test_what_matches_nothing_or_lacks_a_key_is_refused():
   with pytest.raises(ValueError, match="pass key"):
     fast.quantize(loss, Fast(), progress=0.0)
+  with pytest.raises(ValueError, match="draws no noise"):
+    fast.quantize(loss, Fast(stochastic=()), progress=0.0, key=KEYS[0])
+  with pytest.raises(ValueError, match="noise_bits=25"):
+    Fast(noise_bits=25)
+  with pytest.raises(ValueError, match="'bias' is none of"):
+    Fast(stochastic=("bias",))  # pyright: ignore[reportArgumentType]
   with pytest.raises(ValueError, match="none"):
     fast.plan(loss, Fast(leaf="none"))(PARAMS, X)
