@@ -47,6 +47,6 @@ def config() -> TrainJob:
 def smoke() -> TrainJob:
   """The same path in seconds: two narrow blocks on the bytes of a licence."""
   model = Transformer(width=32, depth=2, heads=2, kv_heads=1, hidden=64, remat=True)
-  train = TrainConfig(epochs=1, batch_size=8, label_smoothing=0.0, clip=1.0)
+  train = TrainConfig(epochs=1, batch_size=16, label_smoothing=0.0, clip=1.0)
   task = LanguageModeling(model, text="LICENSE", length=32)
   return TrainJob(task, train, precision=Fast(), accumulate=2)

@@ -1,21 +1,32 @@
 """Every config is built, overridden, and its smoke twin run."""
 
+import dataclasses
+import json
+import math
 import pathlib
+from typing import Any
 
 import chex
+import numpy as np
 import pytest
+from rich.console import Console
 
+from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.training import (
   codesign,
   data,
   experiment,
+  metrics_log,
   networks,
   record,
   report,
   sweep,
+  task,
   train_job,
 )
+from jaxcodesign.training.distributed import Processes
+from launch import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -137,3 +148,70 @@ def test_fields_of_a_training_are_overridden(path):
   config = experiment.parse(argv, prog="launch").config
   found = config.job if job else config
   assert found.train.epochs == 7 and found.run.mesh.data == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Few:
+  """The first `count` of some images, for training and for scoring."""
+
+  images: Any
+  count: int
+
+  def load(self):
+    whole, n = self.images.load(), self.count
+    return dataclasses.replace(
+      whole,
+      train_images=whole.train_images[:n],
+      train_labels=whole.train_labels[:n],
+      test_images=whole.test_images[:n],
+      test_labels=whole.test_labels[:n],
+    )
+
+
+def two_steps(job, folder):
+  """The job, cut to two steps of small batches."""
+  size = 16  # two for each of eight devices
+  if isinstance(job.task, task.LanguageModeling):
+    windows, text = 2 * size + 4, folder / "few.txt"  # some are held back
+    content = (ROOT / job.task.text).read_text()[: windows * (job.task.length + 1)]
+    text.write_text(content)
+    few = dataclasses.replace(job.task, text=text)
+  else:
+    few = dataclasses.replace(job.task, data=Few(job.task.data, 2 * size))
+  return dataclasses.replace(
+    job,
+    task=few,
+    train=dataclasses.replace(job.train, batch_size=size),
+    run=dataclasses.replace(job.run, log_every=1),
+  )
+
+
+@every_training
+def test_smoke_of_a_training_runs_for_two_steps_and_is_reported(path, tmp_path):
+  config, folder = experiment.load(path).smoke(), tmp_path / "run"
+  shown = Processes(), "command", Console(quiet=True)
+  folder.mkdir()
+  if isinstance(config, train_job.Comparison):
+    cut, seeds = two_steps(config.job, tmp_path), config.seeds[:1]
+    config = dataclasses.replace(config, job=cut, seeds=seeds)
+    train.compare(config, folder, *shown)
+    compared = json.loads((folder / "comparison.json").read_text())
+    assert [s["name"] for s in compared["systems"]] == [s.name for s in config.systems]
+    done = [(job, folder / s.name / f"seed{n}") for s, n, job in config.jobs()]
+  else:
+    done = [(two_steps(config, tmp_path), folder)]
+    train.train(done[0][0], folder, *shown)
+  assert "<svg" in (folder / "report.html").read_text()
+  for job, inside in done:
+    final = json.loads((inside / "final.json").read_text())
+    assert (final["status"], final["step"], final["steps"]) == ("finished", 2, 2)
+    assert math.isfinite(final["loss"]) and 0 <= final["score"] <= 1
+    rows = [row for row in metrics_log.read(inside) if "gradient" in row]
+    assert len(rows) == 2 and all(row["gradient"] > 0 for row in rows)
+    assert "<svg" in (inside / "report.html").read_text()
+    told = inside / "telemetry.npz"
+    assert told.exists() == isinstance(job.precision, Fast)
+    if told.exists():
+      with np.load(told) as kept:
+        bits = kept["bits"][~np.isnan(kept["bits"])]
+      assert bits.size and bits.min() >= 2 and bits.max() <= 4
