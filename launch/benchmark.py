@@ -31,6 +31,7 @@ from launch.benchmark_combining import combining
 from launch.benchmark_exactness import exactness
 from launch.benchmark_faults import faults
 from launch.benchmark_hardware import hardware
+from launch.benchmark_launcher import launcher
 from launch.benchmark_numerics import numerics
 from launch.benchmark_sparsity import sparsity
 from launch.benchmark_training import training
@@ -116,6 +117,7 @@ GROUPS = {
   "combining": combining,
   "training": training,
   "faults": faults,
+  "launcher": launcher,
 }
 
 

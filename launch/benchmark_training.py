@@ -1,54 +1,88 @@
-"""How much dearer a training step is with all its products quantized.
+"""How much dearer a training step is with all its products in another precision.
 
 Forward, input-gradient and weight-gradient products are rounded, weights and
-activations to nearest, gradients stochastically; AdamW and the loss are part of both
-steps. The floor is the float32 step of the same model, run in turns.
+activations to nearest, gradients stochastically; FAST decides the bits of every tensor
+besides, and tells what it decided. A step is what `launch.train` runs, loss and AdamW
+included. The floor is the float32 step of the same model, run in turns.
 """
 
 from collections.abc import Callable, Iterator
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcodesign.numerics import formats
-from jaxcodesign.programs.precision import Rule, quantize
-from jaxcodesign.training import models, step
+from jaxcodesign.programs import fast
+from jaxcodesign.programs.fast import Fast
+from jaxcodesign.programs.precision import Rule
+from jaxcodesign.training import losses, models
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Outcome
+from jaxcodesign.training.update import Precision, Recipe, Update
 from launch.timing import Measurement, ratio
 
-BATCH, PIXELS, CLASSES = 128, 28, 10
+BATCH, PIXELS, CLASSES, STEPS = 128, 28, 10, 1000
 BFP4 = formats.BlockFloat(4)
-RULES = {
-  "int8": Rule("*", formats.Fixed(8), formats.Fixed(8), formats.Fixed(8)),
-  "BFP 4 bit": Rule("*", BFP4, BFP4, BFP4),
+PRECISIONS: dict[str, Precision] = {
+  "int8": (Rule("*", formats.Fixed(8), formats.Fixed(8), formats.Fixed(8)),),
+  "BFP 4 bit": (Rule("*", BFP4, BFP4, BFP4),),
+  "FAST": Fast(),
 }
 Network = tuple[Callable[[Any, jax.Array], jax.Array], Any]
+Batch = dict[str, jax.Array]
 
 
 def training(repetitions: int = 15) -> Iterator[Measurement]:
-  """Each model's quantized step over its float32 step, for each of RULES."""
-  images = jax.random.normal(jax.random.key(0), (BATCH, PIXELS, PIXELS, 1))
-  labels = jnp.arange(BATCH) % CLASSES
-  for name, (apply, params) in networks().items():
-    plain = stepper(apply, params, images, labels)
-    for title, rule in RULES.items():
-      noisy = quantize(apply, [rule], key=jax.random.key(1))
-      quantized = stepper(noisy, params, images, labels)
-      value, took = ratio(quantized, plain, repetitions)
+  """Each model's step in each of PRECISIONS over its float32 step, FAST's over BFP's.
+
+  Args:
+    repetitions: Pairs of steps behind each ratio.
+  """
+  batch = {
+    "image": jax.random.normal(jax.random.key(0), (BATCH, PIXELS, PIXELS, 1)),
+    "label": jnp.arange(BATCH) % CLASSES,
+  }
+  for name, network in networks().items():
+    plain = stepper(network, None, batch)
+    runs = {title: stepper(network, how, batch) for title, how in PRECISIONS.items()}
+    for title, run in runs.items():
+      value, took = ratio(run, plain, repetitions)
       most = "<= 1.5 x" if name == "ViT" else "<= 1.3 x"
       yield Measurement(
         f"training step, {name}, {title}", value, "x", "its float32 step", most, took
       )
+    value, took = ratio(runs["FAST"], runs["BFP 4 bit"], repetitions)
+    yield Measurement(
+      f"training step, {name}, FAST", value, "x", "fixed BFP 4 bit", "<= 1.25 x", took
+    )
 
 
-def stepper(apply: Any, params: Any, images: Any, labels: Any) -> Callable[[], Any]:
+def stepper(
+  network: Network, precision: Precision, batch: Batch
+) -> Callable[[], jax.Array]:
   """A function that makes one step from where the last one ended."""
-  init, update = step.make_update(apply, step.TrainConfig(), 1000)
-  state = [init(jax.tree.map(jnp.copy, params))]
+  apply, params = network
 
-  def run() -> Any:
-    state[0], loss, _ = update(state[0], images, labels)
-    return loss
+  def loss(params: Any, batch: Batch, *, train: bool) -> Outcome:
+    del train
+    logits = apply(params, batch["image"])
+    right = jnp.sum(logits.argmax(-1) == batch["label"], dtype=jnp.float32)
+    value = losses.cross_entropy(logits, batch["label"], 0.1)
+    return Outcome(value, right, jnp.float32(BATCH), None)
+
+  config = TrainConfig(batch_size=BATCH)
+  update = Update(loss, Recipe(config, STEPS, precision))
+  if isinstance(precision, Fast):
+    plan = fast.plan(update.plain, precision)(params, batch)
+    update = dataclasses.replace(update, plan=plan)
+  step = jax.jit(update.step, donate_argnums=0)
+  state = [update.init(jax.tree.map(jnp.copy, params), jax.random.key(1))]
+
+  def run() -> jax.Array:
+    state[0], told = step(state[0], batch, ())
+    return told.loss
 
   return run
 

@@ -1,7 +1,7 @@
 """Trains a model in any precision, on any number of devices, and goes on when stopped.
 
 python -m launch.train configs/fast_fashion.py
-python -m launch.train configs/fast_cifar10.py --train.epochs 3 --run.mesh.fsdp 2
+python -m launch.train configs/fast_cifar10_vit.py --train.epochs 3 --run.mesh.fsdp 2
 python -m launch.train configs/fast_imagenet.py --dry-run --run.platform tpu
 """
 

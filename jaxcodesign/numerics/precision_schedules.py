@@ -138,12 +138,16 @@ class Adaptive(PrecisionSchedule):
     beta: What it falls by over the run, and again over the network.
     low: Bits of the lower precision.
     high: Bits of the higher one.
+    first_high: Whether the first layer, at depth 0, is high all the time: this
+      library's addition. Its tensors are what the rule leaves low the longest, and
+      where a small network loses most (configs/fast_fashion.py).
   """
 
   alpha: float = 0.6
   beta: float = 0.3
   low: int = 2
   high: int = 4
+  first_high: bool = False
   needs_ratio: ClassVar[bool] = True
 
   def __post_init__(self):
@@ -157,7 +161,10 @@ class Adaptive(PrecisionSchedule):
       raise ValueError(f"{self} needs the ratio of the tensor; ratio is None")
     share = lambda x: jnp.asarray(x).astype(jnp.float32)
     fallen = self.beta * share(progress) + self.beta * share(depth)
-    return _either(ratio > self.alpha - fallen, self.low, self.high)
+    above = ratio > self.alpha - fallen
+    if self.first_high:
+      above |= share(depth) == 0
+    return _either(above, self.low, self.high)
 
 
 def _either(condition: jax.Array, low: int, high: int) -> jax.Array:

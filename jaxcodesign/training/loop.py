@@ -1,6 +1,7 @@
 """A run from its last checkpoint to its end: steps, evaluations, checkpoints, logs.
 
-The device is always a step ahead: what a step told is read while the next one runs.
+The device is always a step ahead: what steps told is read while the next one runs, of
+short steps many at once, for reading takes the host from the device where both are one.
 What is saved has been seen to be finite.
 """
 
@@ -24,6 +25,7 @@ from jaxcodesign.training import (
   progress,
   pruning,
   run_folder,
+  train_figures,
 )
 from jaxcodesign.training import session as sessions
 from jaxcodesign.training.checkpoints import Checkpoints
@@ -36,6 +38,8 @@ from jaxcodesign.training.update import TrainState
 
 Status = Literal["finished", "target", "interrupted"]
 FINAL = "final.json"
+_READ_S = 0.1  # between two reads of what steps told, at least
+_UNREAD = 8  # steps at most
 
 
 class Result(NamedTuple):
@@ -185,25 +189,24 @@ class _Loop:
       stream = stack.enter_context(session.batches(at.step))
       profile = stack.enter_context(_profiled(session.job.run.profile, self.folder))
       clock = _Clock()
-      waiting: tuple[int, Any, Any] | None = None
+      unread: list[tuple[int, Any]] = []
       for batch in stream:
         clock.waited()
-        batch = session.place(batch)
+        if session.processes.count > 1:  # else the step does so itself, in less time
+          batch = session.place(batch)
         state = self._combined(state)
         state, told = session.step(state, batch, session.frozen)
-        if waiting is not None:
-          self._settle(*waiting, state, shown, clock)
+        if self._enough(unread, clock):
+          self._settle(unread, state, shown, clock)
         at.step += 1
-        waiting = (at.step, told, batch)
+        unread.append((at.step, told))
         profile(told)
         if self._due(signals):
-          self._settle(*waiting, state, shown, clock)
-          waiting = None
+          self._settle(unread, state, shown, clock)
           if self._pause(state, signals, clock):
             break
         clock.asked()
-      if waiting is not None:
-        self._settle(*waiting, state, shown, clock)
+      self._settle(unread, state, shown, clock)
     if signals.requested is not None and at.step < session.steps and not at.stopped:
       return "interrupted", state
     return ("target" if at.stopped else "finished"), state
@@ -232,6 +235,7 @@ class _Loop:
       if self.metrics is not None:
         self.metrics.write(at.step, {"test_loss": at.loss, "test_accuracy": at.score})
         self._say_score()
+        self._show(state)
     stop = at.stopped or last or signals.requested is not None
     if stop or score is not None or at.step % session.checkpoint_every == 0:
       self.checkpoints.save(at.step, state, at.plain(), score=score)
@@ -240,6 +244,15 @@ class _Loop:
       self.checkpoints.wait()
     clock.restart()
     return stop
+
+  def _show(self, state: TrainState) -> None:
+    """The precision of the run so far, in TensorBoard; the report has the last one."""
+    session, at = self.session, self.position
+    if session.plan is None or not session.job.run.tensorboard or self.metrics is None:
+      return
+    bits = sessions.ran_at(session, state)[:, :, :3]
+    drawn = train_figures.precision_map(bits, session.plan.names, session.steps)
+    self.metrics.picture(at.step, "precision", drawn)
 
   def _say_score(self) -> None:
     at, steps = self.position, self.session.steps
@@ -251,31 +264,41 @@ class _Loop:
       soft_wrap=True,
     )
 
-  def _settle(
-    self, number: int, told: Any, batch: Any, state: Any, shown: Any, clock: "_Clock"
-  ) -> None:
-    """Reads what step `number` told."""
-    log = number % self.session.job.run.log_every == 0
-    if not bool(told.finite):
-      self._not_finite(number, told, batch, state)
-    clock.steps += 1
-    size = self.config.batch_size
-    epoch = (number - 1) // self.session.per_epoch + 1
-    shown.on_step(Step(epoch, number, self.session.steps, size, float(told.loss)))
-    if log and self.metrics is not None:
-      values = {
-        "loss": float(told.loss),
-        "accuracy": float(told.accuracy),
-        "gradient": float(told.gradient),
-        "learning_rate": float(told.learning_rate),
-      }
-      self.metrics.write(number, values | clock.rates(size))
+  def _enough(self, unread: list[tuple[int, Any]], clock: "_Clock") -> bool:
+    """Whether to read what steps told, the newest of which has just begun."""
+    if not unread:
+      return False
+    most = min(_UNREAD, _READ_S / clock.step_s)
+    log = unread[-1][0] % self.session.job.run.log_every == 0
+    return log or len(unread) >= most or self.position.step in self.rounds
 
-  def _not_finite(self, number: int, told: Any, batch: Any, state: Any) -> None:
+  def _settle(
+    self, unread: list[tuple[int, Any]], state: Any, shown: Any, clock: "_Clock"
+  ) -> None:
+    """Reads what steps told, and forgets it."""
+    size, per_epoch = self.config.batch_size, self.session.per_epoch
+    for number, told in jax.device_get(unread):
+      if not told.finite:
+        self._not_finite(number, told, state)
+      clock.steps += 1
+      epoch = (number - 1) // per_epoch + 1
+      shown.on_step(Step(epoch, number, self.session.steps, size, float(told.loss)))
+      if number % self.session.job.run.log_every == 0 and self.metrics is not None:
+        values = {
+          "loss": float(told.loss),
+          "accuracy": float(told.accuracy),
+          "gradient": float(told.gradient),
+          "learning_rate": float(told.learning_rate),
+        }
+        self.metrics.write(number, values | clock.rates(size))
+    unread.clear()
+
+  def _not_finite(self, number: int, told: Any, state: Any) -> None:
     """Raises, with the suspected tensor: `state` is still that before the step."""
     words = "a tensor of another process"
     if self.session.processes.count == 1:
-      batch = self.session.loaded.teach(self.session.frozen, batch)
+      with self.session.batches(number - 1) as stream:
+        batch = self.session.loaded.teach(self.session.frozen, next(iter(stream)))
       words = diagnosis.suspect(
         self.session.update.plain, sparse(self.config, state), batch
       )
@@ -310,6 +333,7 @@ class _Clock:
   """Seconds of steps, and how many of them the loop waited for data."""
 
   def __init__(self):
+    self.step_s = math.inf  # of a step, as known so far
     self.restart()
 
   def restart(self) -> None:
@@ -328,6 +352,7 @@ class _Clock:
   def rates(self, size: int) -> dict[str, float]:
     """Of the steps since the last call."""
     took = time.perf_counter() - self._began
+    self.step_s = took / self.steps
     found = {
       "examples_per_s": self.steps * size / took,
       "input_wait": self._wait / took,

@@ -20,6 +20,7 @@ from tensorboardX import SummaryWriter
 from jaxcodesign.training import experiment
 
 FILE = "metrics.jsonl"
+_BOARD = "tensorboard"
 
 
 class Metrics:
@@ -39,7 +40,7 @@ class Metrics:
     self._board = None
     if tensorboard:
       self._board = SummaryWriter(
-        str(folder / "tensorboard"), purge_step=step + 1, flush_secs=30
+        str(folder / _BOARD), purge_step=step + 1, flush_secs=30
       )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -61,19 +62,30 @@ class Metrics:
         self._board.add_scalar(f"{group}/{name}", value, step)
 
   def picture(self, step: int, name: str, figure: Figure) -> None:
-    """Shows a figure in TensorBoard."""
-    if self._board is None:
-      return
-    figure.set_facecolor("white")
-    figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # pyright: ignore[reportAttributeAccessIssue]
-    self._board.add_image(name, pixels, step, dataformats="HWC")
+    """Shows a figure in TensorBoard, if that is written."""
+    if self._board is not None:
+      _add(self._board, step, name, figure)
 
   def close(self) -> None:
     """Writes what is still in memory."""
     self._file.close()
     if self._board is not None:
       self._board.close()
+
+
+def show(folder: pathlib.Path, step: int, figures: Mapping[str, Figure]) -> None:
+  """Adds the pictures of a run that has ended to its TensorBoard."""
+  # A file of its own: names of files have no more than seconds.
+  with SummaryWriter(str(folder / _BOARD), filename_suffix=".report") as board:
+    for name, figure in figures.items():
+      _add(board, step, name, figure)
+
+
+def _add(board: SummaryWriter, step: int, name: str, figure: Figure) -> None:
+  figure.set_facecolor("white")
+  figure.canvas.draw()
+  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # pyright: ignore[reportAttributeAccessIssue]
+  board.add_image(name, pixels, step, dataformats="HWC")
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxcodesign.programs import fast
-from jaxcodesign.training import checkpoint, mesh, pipeline, run_folder
+from jaxcodesign.training import checkpoint, mesh, pipeline, run_folder, update
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.task import Loaded
 from jaxcodesign.training.train_job import TrainJob
@@ -267,3 +267,21 @@ def passes(session: Session, state: TrainState) -> tuple[float, float]:
   parts = int(state.step) * session.job.accumulate
   share = session.plan.share(told, steps=parts)
   return float(session.plan.passes(told)), float(share)
+
+
+def ran_at(session: Session, state: TrainState) -> np.ndarray:
+  """What products ran at in each share of a run: [BUCKETS, L, 6].
+
+  The columns are those of `fast.COLUMNS`, means over executions; NaN where no step was
+  made.
+
+  Raises:
+    ValueError: If the run is none of FAST.
+  """
+  if session.plan is None:
+    raise ValueError("only a run under FAST has a precision that moves")
+  whole = np.array(update.bucket_steps(session.steps))
+  made = np.clip(int(state.step) - (np.cumsum(whole) - whole), 0, whole)
+  runs = made[:, None] * session.plan.counts[None] * session.job.accumulate
+  telemetry = np.asarray(jax.device_get(state.telemetry))
+  return telemetry / np.where(runs, runs, np.nan)[..., None]

@@ -122,9 +122,12 @@ class System:
   hardware: NumberSystem | None = None
 
   @classmethod
-  def of(cls, hardware: NumberSystem) -> "System":
-    """A number system as it trains: FAST by its rule, others by their formats."""
-    precision = Fast() if hardware.adaptive else tuple(hardware.policy) or None
+  def of(cls, hardware: NumberSystem, fast: Fast | None = None) -> "System":
+    """A number system as it trains: an adaptive one as `fast` says, by default
+    `Fast()`, others by their formats."""
+    precision = tuple(hardware.policy) or None
+    if hardware.adaptive:
+      precision = fast or Fast()
     return cls(hardware.name, precision, hardware=hardware)
 
 

@@ -43,14 +43,15 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   result = summary(session, found, rows, folder)
   drawn = {"curves": train_figures.curves(rows, session.job.target)}
   if session.plan is not None:
-    telemetry = np.asarray(jax.device_get(found.state.telemetry))
-    means = bits(telemetry, session)
-    names = session.plan.names
-    _write_telemetry(folder / "telemetry.npz", means, telemetry, session)
-    drawn["precision"] = train_figures.precision_map(means, names, session.steps)
+    means, names = sessions.ran_at(session, found.state), session.plan.names
+    _write_telemetry(folder / "telemetry.npz", means, session)
+    bits = means[:, :, :3]
+    drawn["precision"] = train_figures.precision_map(bits, names, session.steps)
   (folder / "figures").mkdir(exist_ok=True)
   # The page first: a picture for paper gets a white ground.
   page = render(result, drawn)
+  if session.job.run.tensorboard:
+    metrics_log.show(folder, found.step, drawn)
   for name, figure in drawn.items():
     experiment.write_atomically(folder / "figures" / f"{name}.png", canvas.png(figure))
   path = folder / "report.json"
@@ -59,30 +60,13 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   return folder / "report.html"
 
 
-def bits(telemetry: np.ndarray, session: Session) -> np.ndarray:
-  """Mean bits of W, A and G: [BUCKETS, L, 3], NaN where no step was made."""
-  return _means(telemetry, session)[:, :, :3]
-
-
-def _means(telemetry: np.ndarray, session: Session) -> np.ndarray:
-  """Telemetry of one execution: [BUCKETS, L, 6], NaN where no step was made."""
-  assert session.plan is not None
-  steps = np.array(update.bucket_steps(session.steps), float)[:, None]
-  runs = steps * np.asarray(session.plan.counts, float)[None] * session.job.accumulate
-  made = telemetry[:, :, 0] > 0
-  runs = np.where(made, runs, np.nan)
-  return telemetry / runs[..., None]
-
-
-def _write_telemetry(
-  path: pathlib.Path, means: np.ndarray, telemetry: np.ndarray, session: Session
-) -> None:
+def _write_telemetry(path: pathlib.Path, means: np.ndarray, session: Session) -> None:
   assert session.plan is not None
   file = io.BytesIO()
   np.savez(
     file,
-    bits=means,
-    passes=_means(telemetry, session)[:, :, 3:],
+    bits=means[:, :, :3],
+    passes=means[:, :, 3:],
     names=np.array(session.plan.names),
     steps=np.array(update.bucket_steps(session.steps)),
   )

@@ -19,6 +19,9 @@ RULES = {
   ByIteration(): lambda r, i, d: 4 if i >= 0.5 else 2,
   ByIteration(reverse=True): lambda r, i, d: 2 if i >= 0.5 else 4,
   Adaptive(): lambda r, i, d: 4 if r > 0.6 - 0.3 * i - 0.3 * d else 2,
+  Adaptive(0.7, 0.5, first_high=True): lambda r, i, d: (
+    4 if r > 0.7 - 0.5 * i - 0.5 * d or d == 0 else 2
+  ),
 }
 
 

@@ -36,7 +36,9 @@ def test_scalars_and_pictures_reach_tensorboard(tmp_path):
   metrics.write(1, {"loss": 0.25, "test_accuracy": 0.5})
   metrics.picture(1, "map", canvas.blank(2, 1))
   metrics.close()
-  (file,) = (tmp_path / "tensorboard").iterdir()
-  content = file.read_bytes()
-  for name in (b"train/loss", b"test/test_accuracy", b"map", b"PNG"):
+  metrics_log.show(tmp_path, 2, {"curves": canvas.blank(2, 1)})
+  files = list((tmp_path / "tensorboard").iterdir())
+  content = b"".join(file.read_bytes() for file in files)
+  assert content.count(b"PNG") == 2
+  for name in (b"train/loss", b"test/test_accuracy", b"map", b"curves"):
     assert name in content
