@@ -2,10 +2,9 @@
 
   python -m launch.train configs/fast_ablation.py
 
-Expected on 2 CPU cores: 24 runs as those of fast_fashion.py, of 20 s each; runs that
-are done are not repeated. The CNN of
-fast_fashion.py under two precisions, 2 and 4 bits, that switch half-way: with depth or
-with training, low first or (reversed) high first, three seeds each.
+Expected on 2 CPU cores: 27 runs of the CNN of fast_fashion.py, eight epochs of 20 s in
+all; runs that are done are not repeated. Two precisions, 2 and 4 bits, switch half-way:
+with depth or with training, low first or (reversed) high first, three seeds each.
 """
 
 import dataclasses
@@ -24,7 +23,8 @@ from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
 
 SCHEDULES = {
-  "FAST": Adaptive(),
+  "FAST": Adaptive(alpha=0.67, beta=0.5, first_high=True),
+  "FAST recalled": Adaptive(),
   "low": Constant(2),
   "high": Constant(4),
   "late high": ByIteration(),

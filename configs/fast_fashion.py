@@ -2,32 +2,40 @@
 
   python -m launch.train configs/fast_fashion.py
 
-Expected on 2 CPU cores: nine minutes, 20 s a run; runs that are done are not repeated.
-Mean accuracy FP32 89.9 %, HighBFP 89.4 %, LowBFP 84.0 %, FAST 88.1 % with 31 % of the
-passes of fixed 4 bits. The report compares accuracy, and the modelled time and energy
-to reach 85 % of the test images on arrays of one area.
+Expected on 2 CPU cores: a quarter of an hour, half a minute a run; runs that are done
+are not repeated. The report compares accuracy, and the modelled time and energy to reach
+87 % of the test images on arrays of one area.
+
+FAST's thresholds are chosen for this network and these images: with those that are
+recalled (the row "FAST recalled") its first layers never leave 2 bits.
 """
 
 import dataclasses
 
 from jaxcodesign.hardware.number_systems import systems
+from jaxcodesign.numerics.precision_schedules import Adaptive
+from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
 
+CHOSEN = Fast(Adaptive(alpha=0.67, beta=0.5, first_high=True))
+
 
 def config() -> Comparison:
-  """A CNN in each number system."""
+  """A CNN in each number system, and under FAST with thresholds of two kinds."""
+  priced = systems()
+  recalled = dataclasses.replace(System.of(priced[-1]), name="FAST recalled")
   return Comparison(
     job=TrainJob(
       task=Classification(FashionMnistMini(), Cnn(channels=(16, 32), hidden=128)),
-      train=TrainConfig(epochs=8, batch_size=128, learning_rate=3e-3),
+      train=TrainConfig(epochs=12, batch_size=128, learning_rate=3e-3),
       run=RunConfig(tensorboard=False),
     ),
-    systems=tuple(map(System.of, systems())),
-    target=0.85,
+    systems=(*(System.of(system, CHOSEN) for system in priced), recalled),
+    target=0.87,
   )
 
 

@@ -9,8 +9,9 @@ ResNet-18 is the same with --task.model.blocks 2 2 2 2 --task.model.no-bottlenec
 Expected of a dry run: memory, operations and the least time of a step on 16 devices, in
 a minute or two on 2 CPU cores, without any data. Momentum SGD for 90 epochs with a
 weight decay of 1e-4, the learning rate 0.1 for each 256 images after a warm-up of five
-epochs (Goyal et al., arXiv:1706.02677), a cosine in place of its steps. A run needs
-folders of JPEGs, one a class, in `train` and `val` of --task.data.directory.
+epochs (Goyal et al., arXiv:1706.02677), a cosine in place of its steps, and decay of
+batch normalization's parameters too. A run needs folders of JPEGs, one a class, in
+`train` and `val` of --task.data.directory.
 """
 
 from jaxcodesign.programs.fast import Fast
@@ -30,6 +31,7 @@ def config() -> TrainJob:
     learning_rate=0.4,
     weight_decay=1e-4,
     warmup=5 / 90,
+    label_smoothing=0.0,
     optimizer="sgd",
     augment=True,
   )
@@ -37,7 +39,7 @@ def config() -> TrainJob:
     Classification(ImageNet(), ImageNetResNet.of(50)),
     train,
     precision=Fast(),
-    run=RunConfig(mesh=MeshConfig(data=16), threads=16, prefetch=32),
+    run=RunConfig(mesh=MeshConfig(data=16), threads=16),
   )
 
 

@@ -5,6 +5,7 @@
   python -m launch.benchmark trace cost   only the groups named
   python -m launch.benchmark --one-core hardware   what one core does
   python -m launch.benchmark exactness --shapes 2000   mismatches with published tools
+  python -m launch.benchmark device       steps and MFU on this chip, no ratios
 
 A machine's seconds change from hour to hour; a ratio to work done beside it does not.
 Each number is the median of several repetitions, its floor measured in between.
@@ -28,6 +29,7 @@ from jaxcodesign.hardware import cost, presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
 from launch.benchmark_combining import combining
+from launch.benchmark_device import device
 from launch.benchmark_exactness import exactness
 from launch.benchmark_faults import faults
 from launch.benchmark_hardware import hardware
@@ -118,6 +120,7 @@ GROUPS = {
   "training": training,
   "faults": faults,
   "launcher": launcher,
+  "device": device,
 }
 
 

@@ -3,7 +3,9 @@
 The training has everything that a checkpoint must hold: AdamW, masks that a schedule
 moves, FAST's precision with its telemetry and noise, augmented images in a new order
 each epoch. It saves every other step, so that most kills hit a checkpoint being made,
-and has few images, so that starting again takes most of the time.
+and has few images, so that starting again takes most of the time: a quarter of the
+kills fall there, on imports, the lock, what the last kill left, the checkpoint being
+read and programs being compiled.
 """
 
 from collections.abc import Iterator
@@ -60,6 +62,7 @@ smoke = config
 '''
 NAME = "faults"
 TIMES = ("seconds", "examples_per_s", "input_wait")  # that no two runs share
+START_S = 5.0  # in which a kill hits a process that starts
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -69,8 +72,7 @@ def faults(kills: int = 50, seed: int = 0) -> Iterator[Measurement]:
   Args:
     kills: How many there are, over as many runs as that takes; a run that is killed is
       started again with the same command until it ends by itself.
-    seed: Of the moments: as the run writes any of its remaining metrics, or up to
-      0.3 s later.
+    seed: Of the moments, see `killed`.
   """
   rng = np.random.default_rng(seed)
   with tempfile.TemporaryDirectory() as scratch:
@@ -91,6 +93,9 @@ def killed(
 ) -> tuple[int, int]:
   """Kills runs, each until it is done, until so many kills are done.
 
+  One kill of four falls within START_S of the start of its process, whatever that has
+  done; the others as the run writes any of its remaining metrics, or up to 0.3 s later.
+
   Returns:
     How many runs that took, and how many of them do not end as `wanted`.
   """
@@ -99,8 +104,10 @@ def killed(
     number += 1
     name = f"killed{number}"
     while kills and (written := len(runs.metrics(name))) < len(wanted) - 1:
-      line = int(rng.integers(written + 1, len(wanted)))
-      if not runs.kill(name, line=line, later_s=rng.uniform(0, 0.3)):
+      line, later_s = int(rng.integers(written + 1, len(wanted))), rng.uniform(0, 0.3)
+      if kills % 4 == 1:
+        line, later_s = 0, rng.uniform(0, START_S)
+      if not runs.kill(name, line=line, later_s=later_s):
         break
       kills -= 1
     different += int(runs.finish(name) != wanted)
@@ -155,7 +162,7 @@ class Runs:
 
     Args:
       name: Of the run.
-      line: Of its metrics, that it has written when it is killed.
+      line: Of its metrics, that it has written when it is killed; 0 waits for none.
       later_s: How long it may go on after that.
     """
     with self.start(name) as process:

@@ -59,19 +59,19 @@ smoke = config
 WRITTEN = {"float32": "None", "FAST": "Fast()"}
 
 
-def launcher(turns: int = 24, every: int = 50) -> Iterator[Measurement]:
+def launcher(turns: int = 8, every: int = 200) -> Iterator[Measurement]:
   """Overhead of the loop, waiting for data, and curves of one and two processes.
 
   Args:
-    turns: Of `every` steps of the loop and as many bare ones; twice as many, and short
-      ones, without checkpoints.
+    turns: Of `every` steps of the loop and as many bare ones; six times as many, and
+      short ones, without checkpoints.
     every: Steps between two checkpoints.
   """
   job = experiment.load(JOB).config().job
   for name, precision in PRECISIONS.items():
     precise = dataclasses.replace(job, precision=precision)
     for title, number, steps, saves in (
-      ("training loop", 2 * turns, LOG_EVERY, False),
+      ("training loop", 6 * turns, LOG_EVERY, False),
       (f"training loop, saved every {every} steps", turns, every, True),
     ):
       value, took = overhead(precise, number, steps, saves=saves)

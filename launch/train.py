@@ -1,11 +1,12 @@
 """Trains a model in any precision, on any number of devices, and goes on when stopped.
 
 python -m launch.train configs/fast_fashion.py
-python -m launch.train configs/fast_cifar10_vit.py --train.epochs 3 --run.mesh.fsdp 2
+python -m launch.train configs/fast_transformer.py --train.epochs 3 --run.mesh.fsdp 2
 python -m launch.train configs/fast_imagenet.py --dry-run --run.platform tpu
 """
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -25,6 +26,7 @@ from jaxcodesign.training import (
   train_report,
 )
 from jaxcodesign.training.distributed import Processes
+from jaxcodesign.training.interruption import Interruption
 from jaxcodesign.training.train_job import Comparison, RunConfig, TrainJob
 from launch import outcome
 
@@ -50,14 +52,17 @@ def main(argv: list[str]) -> int:
       dry_run(config, console)
       return
     command = shlex.join([*PROG.split(), *argv])
-    with distributed.initialize(run.distributed) as processes:
+    with (
+      distributed.initialize(run.distributed) as processes,
+      Interruption(run.ask_every) as signals,
+    ):
       compile_once(run)
       folder = experiment.run_folder(launch.out, launch.name)
       shown = Console(quiet=True) if processes.index else console
       if isinstance(config, TrainJob):
-        train(config, folder, processes, command, shown)
+        train(config, folder, processes, command, shown, signals)
       else:
-        compare(config, folder, processes, command, shown)
+        compare(config, folder, processes, command, shown, signals)
 
   return outcome.exit_code(PROG, program, KEPT)
 
@@ -77,12 +82,13 @@ def train(
   processes: Processes,
   command: str,
   console: Console,
+  signals: Interruption | None = None,
 ) -> loop.Result:
   """One training, to its end or to a signal."""
   run_folder.check(job, folder)
   with console.status("preparing"):
     ready = session.prepare(job, processes)
-  found = loop.run(ready, folder, command=command, console=console)
+  found = loop.run(ready, folder, command=command, console=console, signals=signals)
   if found.status == "interrupted":
     console.print(
       f"stopped on request at step {found.step:,} of {found.steps:,}, saved; {KEPT}",
@@ -107,12 +113,19 @@ def compare(
   processes: Processes,
   command: str,
   console: Console,
+  signals: Interruption | None = None,
 ) -> None:
-  """Every training that has not been done yet, then the page that compares them."""
-  jobs = config.jobs()
+  """Every training that has not been done yet, then the page that compares them.
+
+  A system whose loss stops being a number is left out, in words.
+
+  Raises:
+    FloatingPointError: If all systems do.
+  """
+  jobs, failed = config.jobs(), dict[str, str]()
   for number, (system, seed, job) in enumerate(jobs, start=1):
     inside = folder / system.name / f"seed{seed}"
-    if comparison.done(job, inside):
+    if system.name in failed or comparison.done(job, inside):
       continue
     console.print(
       f"[{number} of {len(jobs)}] {system.name}, seed {seed}",
@@ -120,12 +133,21 @@ def compare(
       markup=False,
     )
     experiment.run_folder(inside.parent, inside.name)
-    found = train(job, inside, processes, command, console)
+    try:
+      found = train(job, inside, processes, command, console, signals)
+    except FloatingPointError as error:
+      failed[system.name] = f"seed {seed}: {error}"
+      console.print(f"{system.name} is left out, {failed[system.name]}", markup=False)
+      continue
     if found.status == "interrupted":
       return
+  left = tuple(system for system in config.systems if system.name not in failed)
+  if not left:
+    raise FloatingPointError("; ".join(failed.values()))
   if processes.index == 0:
+    kept = dataclasses.replace(config, systems=left)
     with console.status("pricing"):
-      page = comparison.write(config, folder, command)
+      page = comparison.write(kept, folder, command, failed=failed)
     console.print(comparison.tables(folder))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
 

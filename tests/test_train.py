@@ -84,6 +84,24 @@ def test_a_comparison_is_run_once_and_reported(config, tmp_path, capsys):
   assert code == 0 and "[2 of 2]" not in out and "report:" in out
 
 
+def test_a_system_that_diverges_is_left_out(config, tmp_path, capsys, monkeypatch):
+  whole = train.loop.run
+
+  def diverging(session, folder, **how):
+    if session.plan is not None:
+      raise FloatingPointError("loss is nan in step 3")
+    return whole(session, folder, **how)
+
+  monkeypatch.setattr(train.loop, "run", diverging)
+  code, out, err = run(config, "--out", str(tmp_path), capsys=capsys)
+  assert code == 0, err
+  assert "FAST is left out, seed 0: loss is nan in step 3" in out
+  found = json.loads((tmp_path / "tiny" / "comparison.json").read_text())
+  assert [s["name"] for s in found["systems"]] == ["FP32"]
+  assert found["failed"] == {"FAST": "seed 0: loss is nan in step 3"}
+  assert "Left out" in (tmp_path / "tiny" / "report.html").read_text()
+
+
 def test_a_dry_run_prints_memory_and_writes_nothing(config, tmp_path, capsys):
   code, out, err = run(config, "--dry-run", "--out", str(tmp_path), capsys=capsys)
   assert code == 0, err

@@ -3,7 +3,8 @@
 A cell is an fMAC: it multiplies two groups of g mantissas, 2-bit chunk by 2-bit chunk,
 one pass a cycle, as `fmac`. Of the products of a layer with R x C cells, here turned so
 that rows carry the contraction as everywhere in this library (the paper's picture has
-256 rows of outputs and 64 columns, A entering at the bottom and O leaving right):
+A entering at the bottom and O leaving right; 256 rows of outputs and 64 columns are
+recalled):
 
   forward          cell (r, c) keeps W[c, group r of k]. A enters from the left, a
                    chunk of a group a cycle, and moves right; sums move down.

@@ -81,7 +81,8 @@ def measured(plan: Plan, telemetry: jax.Array, *, steps: float = 1) -> Passes:
   """The passes of a run that `fast.quantize` has measured.
 
   Args:
-    plan: Of the same function.
+    plan: Of the same function, under a schedule of even bits: the mean of others does
+      not tell how many chunks were stored.
     telemetry: [F, 6], see `Plan`.
     steps: Training steps that it sums over; microbatches of a step count as steps.
   """

@@ -18,12 +18,13 @@ many as fit the area of its array: buffers, DRAM, vector unit and clock are the 
   HighBFP   4 + sign         the same, noise   the same: 4 passes
   FAST      2 or 4 + sign    the same, noise   the same: 1, 2 or 4 passes
 
-Block formats have groups of 16 along each product's own contraction; "noise" is
-stochastic rounding. Integers and HFP8 have one scale for each tensor, which stands for
-the loss scale. Recalled, and parameters of whoever builds a `NumberSystem`: MSFP-12's
-exponent of 8 bits with 3 of mantissa; m = 2, 3, 4 of the three BFP systems; sums of
-HFP8 in fp16; that integers round gradients stochastically. FAST's own table of areas is
-not known here: no ratio between these machines is a published one.
+Block formats have groups of 16 along each product's own contraction, of images along
+their channels, see `programs.fast`; "noise" is stochastic rounding. Integers and HFP8
+have one scale for each tensor, which stands for the loss scale. Recalled, and
+parameters of whoever builds a `NumberSystem`: MSFP-12's exponent of 8 bits with 3 of
+mantissa; m = 2, 3, 4 of the three BFP systems; sums of HFP8 in fp16; that integers
+round gradients stochastically. FAST's own table of areas is not known here: no ratio
+between these machines is a published one.
 
 What the counts say of the cells, which decides who wins: most of an fMAC is its fp32
 adder (4184 of 6224 um2), which every pass carries along. A cell that multiplies whole

@@ -48,10 +48,15 @@ class PrecisionSchedule(abc.ABC):
       depth: l / L in [0, 1].
     """
 
+  @property
+  @abc.abstractmethod
+  def choices(self) -> tuple[int, ...]:
+    """All bits that it may decide for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Constant(PrecisionSchedule):
-  """The same precision everywhere: LowBFP 2, MidBFP 3 and HighBFP 4 of the paper.
+  """The same precision everywhere: low 2, mid 3, high 4 (recalled of the paper).
 
   Attributes:
     mantissa: The bits.
@@ -65,6 +70,10 @@ class Constant(PrecisionSchedule):
   def bits(self, ratio, progress, depth):
     del ratio, progress, depth
     return jnp.int32(self.mantissa)
+
+  @property
+  def choices(self):
+    return (self.mantissa,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +96,10 @@ class _Step(PrecisionSchedule):
     _check_pair(self.low, self.high)
     if not 0 <= self.at <= 1:
       raise ValueError(f"at={self.at} is no share in [0, 1]")
+
+  @property
+  def choices(self):
+    return self.low, self.high
 
   def _after(self, share: jax.typing.ArrayLike) -> jax.Array:
     later = jnp.asarray(share).astype(jnp.float32) >= self.at
@@ -165,6 +178,10 @@ class Adaptive(PrecisionSchedule):
     if self.first_high:
       above |= share(depth) == 0
     return _either(above, self.low, self.high)
+
+  @property
+  def choices(self):
+    return self.low, self.high
 
 
 def _either(condition: jax.Array, low: int, high: int) -> jax.Array:

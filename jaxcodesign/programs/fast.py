@@ -13,6 +13,12 @@ weight gradient, G in both backward products. Each product cuts its own blocks, 
 its own contraction. By default W and A are rounded to nearest, G stochastically with
 8-bit noise.
 
+A convolution is not multiplied as matrices, so its image has blocks of channels at one
+pixel, its kernel blocks along window x channels. They are the same blocks where the
+block divides the channels. Where it does not (a first layer of one channel, a depthwise
+layer, whose blocks join channels that are never summed) the image is cut otherwise than
+an array cuts it, most often finer.
+
 `quantize(fn, scheme, ...)` is the function, `plan(fn, scheme)` its products in order.
 What was decided comes back as data: the gradient by a `probe` of zeros.
 

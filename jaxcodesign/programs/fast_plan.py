@@ -36,9 +36,9 @@ class Place:
 
   Attributes:
     gemm: The product; `gemm.count` are its executions in a step.
-    before: Executions of products before the first of this one.
+    before: Executions of such products before the first of this one.
     strides: Executions in one iteration of each loop around it, outermost first.
-    total: Executions in a forward pass, of all products: L.
+    total: Executions of products that the scheme matches, in a forward pass: L.
   """
 
   gemm: Gemm

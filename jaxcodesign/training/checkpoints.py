@@ -118,6 +118,7 @@ class Checkpoints:
     Raises:
       OSError: If this checkpoint or the one before could not be written; older ones are
         whole, and nothing half-written is left.
+      Exception: Whatever else orbax raises, as it is; nothing half-written is left.
       ValueError, TypeError: If `extra` is not JSON, `score` is not finite, or a leaf
         cannot be kept bit for bit.
     """
@@ -335,13 +336,19 @@ def _from_first(make: Callable[[], Any]) -> Any:
 
 
 def _result(response: Any) -> None:
+  """Waits for orbax.
+
+  Raises:
+    OSError: If the disk failed.
+    Exception: Any other, as it is.
+  """
   try:
     response.result()
   except Exception as error:
     # What tensorstore raises, of many types, when the disk is full or away.
     code = re.search(r"os_error_code='(\d+)'", str(error))
     if code is None:
-      raise OSError(str(error)) from error
+      raise
     raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 

@@ -69,8 +69,20 @@ def done(job: TrainJob, folder: pathlib.Path) -> bool:
   return run_folder.check(job, folder) and ended
 
 
-def write(config: Comparison, folder: pathlib.Path, command: str) -> pathlib.Path:
+def write(
+  config: Comparison,
+  folder: pathlib.Path,
+  command: str,
+  *,
+  failed: Mapping[str, str] | None = None,
+) -> pathlib.Path:
   """Writes the page, the numbers and the pictures; returns the page.
+
+  Args:
+    config: All of whose trainings are done.
+    folder: Of the comparison.
+    command: That made it.
+    failed: Systems that are not in `config` since they could not be trained, and why.
 
   Raises:
     OSError: naming the file, the reason and the way out.
@@ -86,6 +98,7 @@ def write(config: Comparison, folder: pathlib.Path, command: str) -> pathlib.Pat
     "command": command,
     "target": config.target,
     "systems": [_system(system, runs) for system in config.systems],
+    "failed": dict(failed or {}),
     "to_accuracy": [row._asdict() for row in rows],
     "runs": [
       {"system": r.system.name, "seed": r.seed}
@@ -268,6 +281,9 @@ def _page(
         ),
       )
     )
+  if result["failed"]:
+    why = (f"<p>{text(n)}: {text(told)}</p>" for n, told in result["failed"].items())
+    parts.append(section("Left out", *why))
   appendix = {"origin": result["origin"], "config": record.plain(config)}
   parts.append(train_report.appendix(appendix))
   return page_parts.document(result["name"], "\n".join(parts), kind="comparison")

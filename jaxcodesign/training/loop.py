@@ -5,7 +5,6 @@ short steps many at once, for reading takes the host from the device where both 
 What is saved has been seen to be finite.
 """
 
-from collections.abc import Iterator
 import contextlib
 import json
 import math
@@ -32,6 +31,7 @@ from jaxcodesign.training.checkpoints import Checkpoints
 from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.fit import Step
 from jaxcodesign.training.interruption import Interruption
+from jaxcodesign.training.pace import Clock, profiled
 from jaxcodesign.training.session import Session
 from jaxcodesign.training.step import sparse
 from jaxcodesign.training.update import TrainState
@@ -67,7 +67,12 @@ class Result(NamedTuple):
 
 
 def run(
-  session: Session, folder: pathlib.Path, *, command: str, console: Console
+  session: Session,
+  folder: pathlib.Path,
+  *,
+  command: str,
+  console: Console,
+  signals: Interruption | None = None,
 ) -> Result:
   """Trains from where the checkpoints of `folder` are, or from the start.
 
@@ -77,6 +82,8 @@ def run(
       in the end final.json.
     command: That started it, for origin.json.
     console: For the progress bar and what there is to say.
+    signals: Of the program, entered; None: SIGTERM and SIGINT are requests to stop
+      while steps are made, and what they always are before and after.
 
   Raises:
     ValueError: If the folder holds a run of another config, saying what differs, or no
@@ -110,7 +117,8 @@ def run(
           metrics_log.Metrics(folder, position.step, tensorboard=how.tensorboard)
         )
       )
-    loop = _Loop(session, checkpoints, metrics, folder, console, position)
+    signals = signals or stack.enter_context(Interruption(how.ask_every))
+    loop = _Loop(session, checkpoints, metrics, folder, console, position, signals)
     status, state = loop.run(state)
     checkpoints.wait()
   digest = sessions.digest(state)
@@ -120,7 +128,9 @@ def run(
     status, at.step, session.steps, at.loss, at.score, digest, seconds, state
   )
   if first and status != "interrupted":
-    text = json.dumps(found._replace(state=None)._asdict(), indent=2)
+    plain = found._replace(state=None)._asdict()
+    plain |= {"loss": _plain(found.loss), "score": _plain(found.score)}
+    text = json.dumps(plain, indent=2, allow_nan=False)
     experiment.write_atomically(folder / FINAL, text + "\n")
   return found
 
@@ -131,8 +141,9 @@ class _Position:
   def __init__(self, extra: dict[str, Any] | None = None, step: int = 0):
     extra = extra or {}
     self.step = step
-    self.loss: float = extra.get("loss") or math.nan
-    self.score: float = extra.get("score") or math.nan
+    number = lambda x: math.nan if x is None else x
+    self.loss: float = number(extra.get("loss"))
+    self.score: float = number(extra.get("score"))
     self.stopped: bool = extra.get("stopped", False)
     self.groups = {
       name: Groups(np.array(g["members"], np.int32), g["columns"])
@@ -140,13 +151,17 @@ class _Position:
     }
 
   def plain(self) -> dict[str, Any]:
-    number = lambda x: x if math.isfinite(x) else None
     groups = {
       name: {"members": np.asarray(g.members).tolist(), "columns": g.columns}
       for name, g in self.groups.items()
     }
-    return {"loss": number(self.loss), "score": number(self.score),
+    return {"loss": _plain(self.loss), "score": _plain(self.score),
             "stopped": self.stopped, "groups": groups}  # fmt: skip
+
+
+def _plain(x: float) -> float | None:
+  """A number that JSON has."""
+  return x if math.isfinite(x) else None
 
 
 def _restored(
@@ -166,9 +181,10 @@ def _restored(
 class _Loop:
   """The loop's moving parts."""
 
-  def __init__(self, session, checkpoints, metrics, folder, console, position):
+  def __init__(self, session, checkpoints, metrics, folder, console, position, signals):
     self.session, self.checkpoints, self.metrics = session, checkpoints, metrics
     self.folder, self.console, self.position = folder, console, position
+    self.signals: Interruption = signals
     self.config = session.job.train
     self.rounds = frozenset[int]()
     if self.config.sparsity is not None:
@@ -185,10 +201,9 @@ class _Loop:
     title = f"training on {session.loaded.train.name}"
     with contextlib.ExitStack() as stack:
       shown = stack.enter_context(progress.bar(title, console))
-      signals = stack.enter_context(Interruption())
       stream = stack.enter_context(session.batches(at.step))
-      profile = stack.enter_context(_profiled(session.job.run.profile, self.folder))
-      clock = _Clock()
+      profile = stack.enter_context(profiled(session.job.run.profile, self.folder))
+      clock = Clock()
       unread: list[tuple[int, Any]] = []
       for batch in stream:
         clock.waited()
@@ -201,20 +216,22 @@ class _Loop:
         at.step += 1
         unread.append((at.step, told))
         profile(told)
-        if self._due(signals):
+        if self._due():
           self._settle(unread, state, shown, clock)
-          if self._pause(state, signals, clock):
+          if self._pause(state, clock):
             break
         clock.asked()
       self._settle(unread, state, shown, clock)
-    if signals.requested is not None and at.step < session.steps and not at.stopped:
+    if (
+      self.signals.requested is not None and at.step < session.steps and not at.stopped
+    ):
       return "interrupted", state
     return ("target" if at.stopped else "finished"), state
 
-  def _due(self, signals: Interruption) -> bool:
+  def _due(self) -> bool:
     session, step = self.session, self.position.step
     # First: every process must ask after every step.
-    asked = signals.agreed(step) is not None
+    asked = self.signals.agreed(step) is not None
     return (
       step % session.evaluate_every == 0
       or step % session.checkpoint_every == 0
@@ -222,7 +239,7 @@ class _Loop:
       or asked
     )
 
-  def _pause(self, state: TrainState, signals: Interruption, clock: "_Clock") -> bool:
+  def _pause(self, state: TrainState, clock: Clock) -> bool:
     """Evaluates and saves what is due; returns whether to stop."""
     session, at = self.session, self.position
     last = at.step == session.steps
@@ -236,11 +253,11 @@ class _Loop:
         self.metrics.write(at.step, {"test_loss": at.loss, "test_accuracy": at.score})
         self._say_score()
         self._show(state)
-    stop = at.stopped or last or signals.requested is not None
+    stop = at.stopped or last or self.signals.requested is not None
     if stop or score is not None or at.step % session.checkpoint_every == 0:
       self.checkpoints.save(at.step, state, at.plain(), score=score)
       self.saved = at.step
-    if signals.requested is not None and not last:
+    if self.signals.requested is not None and not last:
       self.checkpoints.wait()
     clock.restart()
     return stop
@@ -264,7 +281,7 @@ class _Loop:
       soft_wrap=True,
     )
 
-  def _enough(self, unread: list[tuple[int, Any]], clock: "_Clock") -> bool:
+  def _enough(self, unread: list[tuple[int, Any]], clock: Clock) -> bool:
     """Whether to read what steps told, the newest of which has just begun."""
     if not unread:
       return False
@@ -273,7 +290,7 @@ class _Loop:
     return log or len(unread) >= most or self.position.step in self.rounds
 
   def _settle(
-    self, unread: list[tuple[int, Any]], state: Any, shown: Any, clock: "_Clock"
+    self, unread: list[tuple[int, Any]], state: Any, shown: Any, clock: Clock
   ) -> None:
     """Reads what steps told, and forgets it."""
     size, per_epoch = self.config.batch_size, self.session.per_epoch
@@ -327,59 +344,3 @@ class _Loop:
     moved = pruning.with_masks(state.optimizer, found.masks)
     shardings = jax.tree.map(lambda x: x.sharding, self.session.state.optimizer)
     return state._replace(optimizer=jax.device_put(moved, shardings))
-
-
-class _Clock:
-  """Seconds of steps, and how many of them the loop waited for data."""
-
-  def __init__(self):
-    self.step_s = math.inf  # of a step, as known so far
-    self.restart()
-
-  def restart(self) -> None:
-    """Begins again, after something that was no step."""
-    self.steps, self._wait = 0, 0.0
-    self._began = self._asked = time.perf_counter()
-
-  def asked(self) -> None:
-    """The next batch is wanted."""
-    self._asked = time.perf_counter()
-
-  def waited(self) -> None:
-    """The next batch is there."""
-    self._wait += time.perf_counter() - self._asked
-
-  def rates(self, size: int) -> dict[str, float]:
-    """Of the steps since the last call."""
-    took = time.perf_counter() - self._began
-    self.step_s = took / self.steps
-    found = {
-      "examples_per_s": self.steps * size / took,
-      "input_wait": self._wait / took,
-    }
-    self.restart()
-    return found
-
-
-@contextlib.contextmanager
-def _profiled(steps: int, folder: pathlib.Path) -> Iterator[Any]:
-  """Yields what is called after each step: it traces `steps` of them from the 11th."""
-  seen = running = 0
-
-  def after(told: Any) -> None:
-    nonlocal seen, running
-    seen += 1
-    if steps and seen == 10:
-      jax.block_until_ready(told)
-      jax.profiler.start_trace(str(folder / "profile"))
-      running = 1
-    if running and seen == 10 + steps:
-      jax.block_until_ready(told)
-      jax.profiler.stop_trace()
-      running = 0
-
-  try:
-    yield after
-  finally:
-    if running:
-      jax.profiler.stop_trace()

@@ -1,9 +1,10 @@
 """What is trained: data, a model, and one pure loss of parameters and a batch.
 
 A batch is a flat dict of arrays: {"image": [B, H, W, C], "label": [B]} of images,
-{"tokens": [B, T + 1]} of text. In evaluation it also has "weight" [B], 0 where an
-example pads the last batch. Everything that a launcher does (accumulation, precision,
-sharding, pruning) is done to the loss, so that it knows no task.
+{"tokens": [B, T + 1]} of text. Images are floats, or uint8 where 255 stands for 1. In
+evaluation a batch also has "weight" [B], 0 where an example pads the last one.
+Everything that a launcher does (accumulation, precision, sharding, pruning) is done to
+the loss, so that it knows no task.
 """
 
 import abc
@@ -79,6 +80,9 @@ class Task(abc.ABC):
 class ImageNet:
   """Folders of JPEGs, one a class, in `train` and `val`: the layout of ILSVRC 2012.
 
+  `TrainConfig.augment` trains on random crops and mirror images, see `ImageFolder`;
+  without it, on the centres of images, as it tests.
+
   Attributes:
     directory: Holds `train` and `val`.
     image: Pixels on each side.
@@ -94,15 +98,21 @@ class ImageNet:
   train_images: int = 1_281_167
   test_images: int = 50_000
 
-  def sources(self) -> tuple[Source, Source]:
+  def sources(self, *, augment: bool) -> tuple[Source, Source]:
     """Training and test images; folders are read when examples are asked for."""
     folder = pathlib.Path(self.directory).expanduser()
-    sizes = {"train": self.train_images, "val": self.test_images}
     train, test = (
       ImageFolder(
-        folder / part, image=self.image, classes=self.classes, examples=examples
+        folder / part,
+        image=self.image,
+        classes=self.classes,
+        examples=examples,
+        augment=moved,
       )
-      for part, examples in sizes.items()
+      for part, examples, moved in (
+        ("train", self.train_images, augment),
+        ("val", self.test_images, False),
+      )
     )
     return train, test
 
@@ -121,7 +131,7 @@ class Classification(Task):
 
   def load(self, config: TrainConfig) -> Loaded:
     if isinstance(self.data, ImageNet):
-      train, test = self.data.sources()
+      train, test = self.data.sources(augment=config.augment)
       classes, images = self.data.classes, None
     else:
       images = data.check(self.data.load())
@@ -152,9 +162,7 @@ class Classification(Task):
 def _classify(
   model: Classifier, config: TrainConfig, params: Any, batch: Batch, *, train: bool
 ) -> Outcome:
-  images = batch["image"]
-  if images.dtype == jnp.uint8:
-    images = images.astype(jnp.float32) / 255
+  images = _floats(batch["image"], params)
   labels = batch["label"]
   result = model.forward(params, images, train=train)
   smoothing = config.label_smoothing if train else 0.0
@@ -172,6 +180,17 @@ def _classify(
     loss = config.distill.loss(loss, result, Forward(logits, features, None))
   count = jnp.float32(len(labels))
   return Outcome(loss, jnp.sum(right), count, result.stats)
+
+
+def _floats(images: jax.Array, params: Any) -> jax.Array:
+  """Images as they are, or uint8 ones over 255 in the parameters' narrowest dtype."""
+  if images.dtype != jnp.uint8:
+    return images
+  # In mixed precision running statistics alone are wider.
+  kinds = [x.dtype for x in jax.tree.leaves(params)]
+  floats = [kind for kind in kinds if jnp.issubdtype(kind, jnp.floating)]
+  narrowest = min(floats, key=lambda kind: kind.itemsize)
+  return (images.astype(jnp.float32) / 255).astype(narrowest)
 
 
 def _taught(teacher: Teacher | None, frozen: Any, batch: Batch) -> Any:

@@ -20,6 +20,7 @@ from jaxcodesign.training.findings import quantity
 Curve = Sequence[tuple[int, float]]  # (iteration, test metric), more is better
 Curves = Mapping[str, Mapping[int, Curve]]  # by system and seed
 REFERENCES = ("FAST", "FP32")
+MOST = 10  # systems that a picture can tell apart
 
 
 @dataclasses.dataclass(frozen=True)

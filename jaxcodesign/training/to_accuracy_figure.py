@@ -22,6 +22,7 @@ from jaxcodesign.training.canvas import (
 )
 from jaxcodesign.training.findings import quantity
 from jaxcodesign.training.to_accuracy import (
+  MOST,
   Curve,
   Curves,
   Prices,
@@ -33,7 +34,7 @@ from jaxcodesign.training.to_accuracy import (
 )
 
 _AXES = (("time_s", "s", "modelled time"), ("energy_j", "J", "modelled energy"))
-_ALL = (*COLOURS, "#882255", "#999933", INK)
+_ALL = (*COLOURS, "#882255", "#999933", "#44AA99", INK)[:MOST]
 
 
 class _Run(NamedTuple):
@@ -59,10 +60,10 @@ def draw(
     metric: Name of the metric; one that ends in "accuracy" is written in percent.
 
   Raises:
-    ValueError: As `to_accuracy`, if there is no system or more than 9.
+    ValueError: As `to_accuracy`, if there is no system or more than MOST.
   """
-  if not 1 <= len(curves) <= len(_ALL):
-    raise ValueError(f"{len(curves)} systems: 1 to {len(_ALL)} can be told apart")
+  if not 1 <= len(curves) <= MOST:
+    raise ValueError(f"{len(curves)} systems: 1 to {MOST} can be told apart")
   rows = to_accuracy(curves, prices, target)
   runs = {
     name: [_run(name, seed, curve, prices) for seed, curve in seeds.items()]

@@ -10,10 +10,12 @@ from typing import Literal
 
 from jaxcodesign.hardware.number_systems import NumberSystem
 from jaxcodesign.programs.fast import Fast
+from jaxcodesign.programs.fast_plan import CHUNK_BITS
 from jaxcodesign.training.distributed import Distributed
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Task
+from jaxcodesign.training.to_accuracy import MOST
 from jaxcodesign.training.update import Dtype, Precision, Recipe, Remat
 
 Platform = Literal["cpu", "cuda", "tpu"]
@@ -34,6 +36,8 @@ class RunConfig:
     tensorboard: Whether scalars and pictures are written for TensorBoard too.
     profile: Steps, from the eleventh of this start, to trace with jax's profiler; 0 for
       none.
+    ask_every: Steps between two questions of many processes to each other whether one
+      was told to stop; fewer where steps take seconds.
     prefetch: Batches that are made ahead.
     threads: That make them.
     cache: Folder of compiled programs; "" for ~/.cache/jaxcodesign/compiled, "off" for
@@ -51,6 +55,7 @@ class RunConfig:
   log_every: int = 10
   tensorboard: bool = True
   profile: int = 0
+  ask_every: int = 8
   prefetch: int = 4
   threads: int = 2
   cache: str = ""
@@ -59,7 +64,7 @@ class RunConfig:
 
   def __post_init__(self):
     least = {"checkpoint_every": 0, "keep_last": 1, "keep_best": 0, "log_every": 1,
-             "profile": 0, "prefetch": 1, "threads": 1}  # fmt: skip
+             "profile": 0, "ask_every": 1, "prefetch": 1, "threads": 1}  # fmt: skip
     for name, value in least.items():
       if getattr(self, name) < value:
         raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
@@ -113,13 +118,26 @@ class System:
     name: Unique in its comparison.
     precision: See `TrainJob`.
     dtype: See `TrainJob`.
-    hardware: The array that it is priced on; None prices nothing.
+    hardware: The array that it is priced on; None prices nothing. One whose precision
+      moves prices a `Fast` of even bits: of others a mean does not tell the chunks.
   """
 
   name: str
   precision: Precision = None
   dtype: Dtype = "float32"
   hardware: NumberSystem | None = None
+
+  def __post_init__(self):
+    if self.hardware is None or not self.hardware.adaptive:
+      return
+    if not isinstance(self.precision, Fast):
+      raise ValueError(f"{self.name}: {self.hardware.name} prices runs under Fast")
+    odd = [bits for bits in self.precision.schedule.choices if bits % CHUNK_BITS]
+    if odd:
+      raise ValueError(
+        f"{self.name}: mantissas of {odd} bits leave chunks half empty, which a mean "
+        "over a run does not tell: choose even ones, or hardware=None"
+      )
 
   @classmethod
   def of(cls, hardware: NumberSystem, fast: Fast | None = None) -> "System":
@@ -154,6 +172,10 @@ class Comparison:
       raise ValueError(f"systems need unique names, not {names}")
     if any(not name or "/" in name for name in names):
       raise ValueError(f"names of systems are folders: no '/' in {names}")
+    if sum(system.hardware is not None for system in self.systems) > MOST:
+      raise ValueError(
+        f"{MOST} priced systems at most can be told apart in a picture, not {names}"
+      )
     if not self.seeds or len(set(self.seeds)) < len(self.seeds):
       raise ValueError(f"seeds={self.seeds} must be there, and different")
     if not 0 < self.target <= 1 or not math.isfinite(self.target):

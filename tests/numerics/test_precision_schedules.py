@@ -40,6 +40,7 @@ def test_bits_are_those_of_the_rule(schedule):
         found = bits(np.float32(ratio), np.float32(progress), np.float32(depth))
         assert found.dtype == np.int32
         assert int(found) == RULES[schedule](ratio, progress, depth)
+        assert int(found) in schedule.choices
   assert len(traces) == 1
 
 

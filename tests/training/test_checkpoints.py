@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import optax
+from orbax.checkpoint import v1 as ocp
 import pytest
 
 from jaxcodesign.numerics import sparsity
@@ -283,6 +284,36 @@ def test_a_disk_that_fills_up_while_orbax_writes_is_the_same_error(
     assert names(tmp_path) == ["step_00000001"]
     c.save(3, noise, {})  # there is space again
     assert c.restore(noise).step == 3
+
+
+@pytest.mark.parametrize(
+  ("raised", "kind", "words"),
+  [
+    (KeyError("a bug"), KeyError, "^'a bug'$"),
+    (ValueError("x [os_error_code='28']"), OSError, "cannot write .*No space left"),
+    (OSError("the server is gone"), OSError, "cannot write .*the server is gone"),
+  ],
+)
+def test_what_is_no_error_of_the_disk_is_not_called_one(
+  tmp_path, monkeypatch, raised, kind, words
+):
+  class Response(NamedTuple):
+    whole: object
+
+    def result(self):
+      self.whole.result()
+      raise raised
+
+  begin = ocp.save_async
+  with opened(tmp_path) as c:
+    c.save(1, small(1), {}, wait=True)
+    with monkeypatch.context() as patch:
+      patch.setattr(ocp, "save_async", lambda *a: Response(begin(*a)))
+      with pytest.raises(kind, match=words):
+        c.save(2, small(2), {}, wait=True)
+    assert [p.name for p in tmp_path.glob("*step_*")] == ["step_00000001"]
+    c.save(2, small(2), {})
+    assert c.restore(small(0)).step == 2
 
 
 @pytest.mark.parametrize("moment", ["seal", "swap"])

@@ -1,11 +1,18 @@
 """Images are read as they lie in folders, and what is broken is named."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 
-from jaxcodesign.training import image_folder, pipeline
+from jaxcodesign.programs import fast
+from jaxcodesign.training import diagnosis, image_folder, models, pipeline, update
 from jaxcodesign.training.image_folder import ImageFolder
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification, ImageNet
 
 
 def write(path, width=40, height=30, color=(200, 100, 50)):
@@ -30,9 +37,10 @@ def test_labels_and_order_follow_the_names(folder):
   assert len(source) == 4
   batch = source.batch(np.arange(4), None)
   assert batch["label"].tolist() == [0, 1, 1, 1] and batch["label"].dtype == np.int32
-  wanted = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.2, 0.2, 0.2)]
-  for image, color in zip(batch["image"], wanted):
-    np.testing.assert_allclose(image, np.broadcast_to(color, (8, 8, 3)), atol=0.02)
+  assert batch["image"].dtype == np.uint8
+  wanted = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (51, 51, 51)]
+  for image, color in zip(batch["image"].astype(int), wanted):
+    np.testing.assert_allclose(image, np.broadcast_to(color, (8, 8, 3)), atol=3)
   shapes = source.shapes(4)
   assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
     k: (v.shape, v.dtype) for k, v in shapes.items()
@@ -45,9 +53,27 @@ def test_the_centre_is_what_resizing_and_cropping_give(tmp_path):
   (tmp_path / "a").mkdir()
   Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "a" / "x.png")
   source = ImageFolder(tmp_path, image=112, classes=1)
-  found = source.batch(np.array([0]), None)["image"][0] * 255
+  found = source.batch(np.array([0]), None)["image"][0]
   # Shorter side 128 -> 128 (= 112 * 256/224), centre 112 of 256 columns: 72 to 184.
-  np.testing.assert_allclose(found[0, :, 0], np.arange(72, 184), atol=0.6)
+  np.testing.assert_array_equal(found[0, :, 0], np.arange(72, 184))
+
+
+def test_pixels_are_rounded_along_rows_and_then_along_columns(tmp_path):
+  (tmp_path / "a").mkdir()
+  pixels = np.array([[0, 1], [0, 0]], np.uint8) * 255
+  Image.fromarray(pixels).resize((224, 224), Image.Resampling.NEAREST).save(
+    tmp_path / "a" / "x.png"
+  )
+  source = ImageFolder(tmp_path, image=16, classes=1)
+  found = source.batch(np.array([0]), None)["image"][0, :, :, 0]
+  # A triangle as wide as two output pixels, of 12.25 pixels each, rounded in between.
+  at = 14 + (np.arange(16) + 0.5) * 12.25
+  distance = np.abs(np.arange(224) + 0.5 - at[:, None]) / 12.25
+  weights = np.maximum(1 - distance, 0)
+  weights /= weights.sum(1, keepdims=True)
+  image = np.kron(pixels, np.ones((112, 112)))
+  rows = np.rint(image @ weights.T)
+  np.testing.assert_array_equal(found, np.rint(weights @ rows))
 
 
 def test_random_crops_are_inside_and_as_large_as_they_may_be():
@@ -75,7 +101,7 @@ def test_no_try_fits_a_narrow_image(size):
 
 
 def test_augmentation_depends_on_the_draws_alone(folder):
-  source = ImageFolder(folder, image=16, classes=2)
+  source = ImageFolder(folder, image=16, classes=2, augment=True)
   noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
   Image.fromarray(noise).save(folder / "n01" / "c.png")
   (folder / "n01" / "c.jpg").unlink()
@@ -89,6 +115,57 @@ def test_augmentation_depends_on_the_draws_alone(folder):
   draws[:, -1] = 0.2
   mirrored = source.batch(np.array([0, 0]), draws)["image"]
   np.testing.assert_array_equal(mirrored[0], one[:, ::-1])
+
+
+def test_without_augmentation_training_sees_what_testing_does(folder):
+  (folder.parent / "val").symlink_to(folder)
+  found = ImageNet(folder.parent, 8, 2, train_images=4, test_images=4)
+  train, test = found.sources(augment=False)
+  assert train.draws == test.draws == 0
+  with (
+    pipeline.batches(train, batch_size=4, steps=2, seed=0) as one,
+    pipeline.evaluation(test, batch_size=4) as other,
+  ):
+    wanted = sorted(image.tobytes() for image in next(other)["image"])
+    for batch in one:
+      assert sorted(image.tobytes() for image in batch["image"]) == wanted
+  for augment in (False, True):
+    model = models.ResNet(blocks=1, width=4)
+    loaded = Classification(found, model).load(TrainConfig(augment=augment))
+    assert (loaded.train.draws > 0) == augment and loaded.test.draws == 0
+
+
+@pytest.mark.parametrize(
+  ("model", "dtype", "how"),
+  [
+    (models.ResNet(blocks=1, width=4), "bfloat16", None),
+    (models.Cnn((2, 4), 8), "float32", fast.Fast()),
+  ],
+)
+def test_bytes_train_as_the_floats_that_they_stand_for(folder, model, dtype, how):
+  found = ImageNet(folder.parent, 8, 2, train_images=4)
+  train = TrainConfig(batch_size=4)
+  task = Classification(found, model).load(train)
+  batch = jax.tree.map(jnp.asarray, task.train.batch(np.arange(4), None))
+  floats = batch | {"image": batch["image"].astype(jnp.float32) / 255}
+  recipe = update.Recipe(train, 10, how, dtype=dtype, accumulate=2)
+  made = update.Update(task.loss, recipe)
+  state = made.init(task.init(jax.random.key(0)), jax.random.key(1))
+  step = jax.jit(made.step)
+  (moved, told), (other, wanted) = step(state, batch, ()), step(state, floats, ())
+  assert told.finite and float(told.loss) == pytest.approx(float(wanted.loss), rel=1e-6)
+  for x, y in zip(jax.tree.leaves(moved.params), jax.tree.leaves(other.params)):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+def test_a_loss_on_bytes_is_diagnosed(folder):
+  found = ImageNet(folder.parent, 8, 2, train_images=4)
+  task = Classification(found, models.Cnn((2, 4), 8)).load(TrainConfig())
+  params = task.init(jax.random.key(0))
+  params["conv2"]["kernel"] *= jnp.float32(3e38)
+  loss = functools.partial(task.loss, train=True)
+  said = diagnosis.suspect(loss, params, task.train.batch(np.arange(4), None))
+  assert said.startswith("its result is not finite in the product conv2/kernel")
 
 
 def test_batches_come_through_the_pipeline(folder):

@@ -87,7 +87,7 @@ def test_a_price_that_moves_and_seeds_that_stop_early_are_drawn():
 
 
 def test_too_many_systems_are_refused():
-  many = {str(i): CURVES["FAST"] for i in range(10)}
+  many = {str(i): CURVES["FAST"] for i in range(11)}
   prices = {name: Price(1.0, 1.0) for name in many}
-  with pytest.raises(ValueError, match="10 systems: 1 to 9 can be told apart"):
+  with pytest.raises(ValueError, match="11 systems: 1 to 10 can be told apart"):
     to_accuracy_figure.draw(many, prices, TARGET)
