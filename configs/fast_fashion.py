@@ -3,8 +3,8 @@
   python -m launch.train configs/fast_fashion.py
 
 Expected on 2 CPU cores: a quarter of an hour, half a minute a run; runs that are done
-are not repeated. The report compares accuracy, and the modelled time and energy to reach
-87 % of the test images on arrays of one area.
+are not repeated. The report compares accuracy, and the modelled time and energy to
+reach 87 % of the test images on arrays of one area.
 
 FAST's thresholds are chosen for this network and these images: with those that are
 recalled (the row "FAST recalled") its first layers never leave 2 bits.

@@ -62,7 +62,7 @@ smoke = config
 '''
 NAME = "faults"
 TIMES = ("seconds", "examples_per_s", "input_wait")  # that no two runs share
-START_S = 5.0  # in which a kill hits a process that starts
+START_S = 8.0  # about what a restart takes to its first step
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -105,7 +105,7 @@ def killed(
     name = f"killed{number}"
     while kills and (written := len(runs.metrics(name))) < len(wanted) - 1:
       line, later_s = int(rng.integers(written + 1, len(wanted))), rng.uniform(0, 0.3)
-      if kills % 4 == 1:
+      if kills % 4 == 2:
         line, later_s = 0, rng.uniform(0, START_S)
       if not runs.kill(name, line=line, later_s=later_s):
         break
