@@ -43,7 +43,8 @@ class TrainConfig:
       end, "rsqrt" as 1 / sqrt(step), or "constant".
     b2: Decay of AdamW's second moment, in [0, 1).
     clip: Largest norm of all gradients together; 0 for any.
-    augment: Whether images are moved by up to 4 pixels and mirrored at random.
+    augment: Whether images are moved by up to 4 pixels and mirrored at random; those of
+      folders are cropped at random.
     sparsity: What is pruned while training runs: `Prune`, `Combine` or nothing.
     distill: Who teaches beside the labels, if anyone.
   """

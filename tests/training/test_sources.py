@@ -13,13 +13,13 @@ IMAGES = RNG.random((12, 6, 6, 2), np.float32)
 LABELS = RNG.integers(0, 3, 12)
 
 
-def folder(path):
+def folder(path, augment=False):
   for label in "ab":
     (path / label).mkdir()
     for i in range(3):
       pixels = RNG.integers(0, 256, (20, 30, 3), np.uint8)
       Image.fromarray(pixels).save(path / label / f"{i}.png")
-  return ImageFolder(path, image=8, classes=2)
+  return ImageFolder(path, image=8, classes=2, augment=augment)
 
 
 SOURCES = {
@@ -27,6 +27,7 @@ SOURCES = {
   "augmented": lambda _: ImageSource(IMAGES, LABELS, classes=3, augment=True),
   "tokens": lambda _: TokenSource(RNG.integers(0, 50, 70).astype(np.uint16), 5),
   "folder": folder,
+  "augmented folder": lambda path: folder(path, augment=True),
 }
 
 
