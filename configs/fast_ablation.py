@@ -23,7 +23,7 @@ from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
 
 SCHEDULES = {
-  "FAST": Adaptive(alpha=0.67, beta=0.5, first_high=True),
+  "FAST": Adaptive(alpha=0.65, beta=0.5, first_high=True),
   "FAST recalled": Adaptive(),
   "low": Constant(2),
   "high": Constant(4),
