@@ -27,8 +27,8 @@ from jaxcodesign.programs.materialize import materialized, materialized_across
 from jaxcodesign.programs.rewrite import Dot, rewrite_gemms
 from jaxcodesign.programs.workload import Gemm
 
-# (format, operand, noise, whether the operand lies across) -> rounded
-Round = Callable[[Format | None, jax.Array, Noise | None, bool], jax.Array]
+# (format, operand, noise, whether the operand lies across, taps) -> rounded
+Round = Callable[[Format | None, jax.Array, Noise | None, bool, int], jax.Array]
 
 
 @tree.pytree
@@ -161,7 +161,7 @@ def product(
       g = materialized(g)  # read by a peak and a rounding for each side
     left, right, report = decide(g, *held)
     if once:
-      g = rounded(left.gradient, g, left.noise[0], False)
+      g = rounded(left.gradient, g, left.noise[0], False, 1)
       left, right = left._replace(gradient=None), right._replace(gradient=None)
     by_lhs = lambda other: lambda x: dot(x, other)
     by_rhs = lambda other: lambda x: dot(other, x)
@@ -200,8 +200,8 @@ def _transposed(
     of_gradient = (side.gradient, side.noise[0])
     ways = (of_operand, of_gradient) if gemm.lhs else (of_gradient, of_operand)
     operands = []
-    for x, (fmt, key), across in zip((lhs, rhs), ways, dot.across):
-      x = rounded(fmt, x, key, across)
+    for x, (fmt, key), across, taps in zip((lhs, rhs), ways, dot.across, dot.taps):
+      x = rounded(fmt, x, key, across, taps)
       # The product may want it transposed: rounding must not be fused into that.
       operands.append(materialized_across(x) if across and fmt is not None else x)
     return dot(*operands)

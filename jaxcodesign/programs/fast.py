@@ -229,9 +229,8 @@ class _Products:
       fmt = dataclasses.replace(template, mantissa=bits)
       formats.append(fmt)
       source = draw(names[i], i)
-      values.append(
-        operands.round_operand(gemm, side, False, fmt, x, source, dot.across[i])
-      )
+      where = dot.across[i], dot.taps[i]
+      values.append(operands.round_operand(gemm, side, False, fmt, x, source, *where))
     left, right = backward.sides(
       formats,
       formats,

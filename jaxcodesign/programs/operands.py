@@ -78,10 +78,16 @@ def round_operand(
   x: jax.Array,
   source: noise.Noise | None,
   across: bool,
+  taps: int = 1,
 ) -> jax.Array:
   """`x` rounded to `fmt`, where it lies if `across`; errors name the product."""
   if fmt is None:
     return x
+  block = getattr(fmt, "block", None)
+  if taps > 1 and block and x.shape[-1] // taps % block == 0:
+    # The same blocks, but the axis of channels stays one: it may lie over devices.
+    apart = x.reshape(*x.shape[:-1], taps, -1)
+    return round_operand(gemm, side, clip, fmt, apart, source, False).reshape(x.shape)
   along, turned = lying(fmt, x, across)
   with blaming(gemm, side, x):
     scale = along.scale(turned)

@@ -153,7 +153,8 @@ class _Quantizer:
     for i, (x, fmt) in enumerate(zip((lhs, rhs), operand_formats(rule, gemm))):
       side = f"{('left', 'right')[i]} operand"
       source = draw(names[i], i)
-      values.append(round_operand(gemm, side, rule.clip, fmt, x, source, dot.across[i]))
+      where = dot.across[i], dot.taps[i]
+      values.append(round_operand(gemm, side, rule.clip, fmt, x, source, *where))
     if rule.gradient is None:
       return dot(*values)
     operands.refuse_backward(gemm)

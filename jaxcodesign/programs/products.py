@@ -56,6 +56,8 @@ class Canonical(NamedTuple):
     shape: Of what `dot` returns; its dtype is that of what the step writes.
     finish: What `dot` returns -> what the step writes.
     across: Whether lhs, and rhs, were transposed to bring the contraction last.
+    taps: Of the window that the contraction of rhs runs over, channels fastest: its
+      axis is taps x channels merged.
   """
 
   lhs: jax.Array
@@ -64,6 +66,7 @@ class Canonical(NamedTuple):
   shape: tuple[int, ...]
   finish: Callable[[jax.Array], jax.Array]
   across: tuple[bool, bool] = (False, False)
+  taps: int = 1
 
 
 def kind(step: Step, flip: bool = False) -> str:
@@ -232,10 +235,12 @@ def _conv(step: Step, lhs: Any, rhs: Any, flip: bool) -> Canonical:
   turn = (-1, *range(1, image.ndim - 1), 0) if flip else tuple(range(image.ndim))
   order = tuple(orders[2][i] for i in turn)
   shape = tuple(step.outs[0].shape[i] for i in order)
+  taps = 1
   if flip:
     filters, back = im2col.rows(conv, image)
   else:
     size = dims(step)
+    taps = size.k // kernel.shape[-1] if kernel.shape[-1] else 1
     filters = kernel.reshape(size.batch, size.n, size.k)
     back = lambda b: b.reshape(kernel.shape)
 
@@ -245,7 +250,8 @@ def _conv(step: Step, lhs: Any, rhs: Any, flip: bool) -> Canonical:
     return jnp.transpose(jaxprs.bind(step, operands)[0], order)
 
   finish = lambda out: jnp.transpose(out, _inverse(order))
-  return Canonical(kernel if flip else image, filters, dot, shape, finish)
+  lhs = kernel if flip else image
+  return Canonical(lhs, filters, dot, shape, finish, taps=taps)
 
 
 def _matrices(step: Step, lhs: Any, rhs: Any, flip: bool) -> Canonical:

@@ -40,11 +40,14 @@ class Dot:
     across: Whether lhs, and rhs, lie with their two last axes exchanged in the program:
       what looks along the contraction is faster along axis -2 of `x.swapaxes(-1, -2)`,
       where no data moves.
+    taps: Of lhs, and of rhs: 1, or the window of a convolution whose kernel the operand
+      is. Its contraction is taps x channels, axes of their own in the program.
   """
 
   product: Callable[[jax.Array, jax.Array], jax.Array]
   loops: tuple[jax.Array, ...] = ()
   across: tuple[bool, bool] = (False, False)
+  taps: tuple[int, int] = (1, 1)
 
   def __call__(self, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     return self.product(lhs, rhs)
@@ -180,10 +183,10 @@ class _Walk:
   ) -> Any:
     gemm = gemm_of(step, ins, output, site)
     flip = products.flipped(step, ins)
-    lhs, rhs, dot, shape, finish, across = products.canonical(
+    lhs, rhs, dot, shape, finish, across, taps = products.canonical(
       step, *values, flip=flip, matrices=self.matrices
     )
-    out = self.rule(gemm, lhs, rhs, Dot(dot, self.loops, across))
+    out = self.rule(gemm, lhs, rhs, Dot(dot, self.loops, across, (1, taps)))
     dtype = step.outs[0].dtype
     if not tree.is_array(out) or (out.shape, out.dtype) != (shape, dtype):
       given = f"{out.dtype}{list(out.shape)}" if tree.is_array(out) else repr(out)
