@@ -47,5 +47,6 @@ class BatchNorm(nnx.Module):
   def _affine(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
     scale, bias = (p[...].astype(jnp.float32) for p in (self.scale, self.bias))
     slope = scale * jax.lax.rsqrt(var + _EPSILON)
-    intercept = bias - mean * slope
-    return x * jnp.broadcast_to(slope, x.shape) + jnp.broadcast_to(intercept, x.shape)
+    mean, slope, bias = (jnp.broadcast_to(p, x.shape) for p in (mean, slope, bias))
+    # Centred first: x * slope - mean * slope is not zero at the mean on every machine.
+    return (x - mean) * slope + bias
