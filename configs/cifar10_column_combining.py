@@ -14,10 +14,10 @@ $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or named by --data.dir
 import dataclasses
 
 from jaxcodesign.hardware import presets
-from jaxcodesign.numerics import masks
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot, Schedule
-from jaxcodesign.numerics.sparsity import NOfM, Pattern, Unstructured
+from jaxcodesign.numerics.sparsity import masks
+from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import pretrained
 from jaxcodesign.training.codesign import CodesignConfig, Variant

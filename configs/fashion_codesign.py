@@ -10,10 +10,10 @@ is runs/fashion_codesign/report.html.
 import dataclasses
 
 from jaxcodesign.hardware import presets
-from jaxcodesign.numerics import masks
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic
-from jaxcodesign.numerics.sparsity import NOfM, Pattern, Unstructured
+from jaxcodesign.numerics.sparsity import masks
+from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer

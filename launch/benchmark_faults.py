@@ -30,7 +30,7 @@ CONFIG = '''"""A small CNN with all kinds of state."""
 import pathlib
 
 from jaxcodesign.numerics import schedules, sparsity
-from jaxcodesign.numerics.masks import Rule
+from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.data import Idx
 from jaxcodesign.training.masked import Prune

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcodesign.numerics.column_combining import (
+from jaxcodesign.numerics.schedules import Cubic, OneShot
+from jaxcodesign.numerics.sparsity.column_combining import (
   Groups,
   Method,
   PackedColumns,
@@ -31,9 +32,8 @@ from jaxcodesign.numerics.column_combining import (
   pack,
   prune_conflicts,
 )
-from jaxcodesign.numerics.masks import Rule
-from jaxcodesign.numerics.schedules import Cubic, OneShot
-from jaxcodesign.numerics.sparsity import (
+from jaxcodesign.numerics.sparsity.masks import Rule
+from jaxcodesign.numerics.sparsity.patterns import (
   Blocks,
   Channels,
   NOfM,

@@ -39,7 +39,7 @@ from jaxcodesign.hardware import (
 )
 from jaxcodesign.hardware.mapping import Objective
 from jaxcodesign.hardware.spec import Accelerator, Accounting, Dataflow
-from jaxcodesign.numerics.formats import Fixed
+from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import (

@@ -59,11 +59,11 @@ def test_every_file_keeps_its_layer():
 @pytest.mark.parametrize(
   ("path", "line"),
   [
-    ("numerics/terms.py", "import flax.linen"),
+    ("numerics/formats/terms.py", "import flax.linen"),
     ("hardware/cost.py", "from optax import adam"),
     ("programs/rewrite.py", "def f():\n  import orbax.checkpoint"),
-    ("numerics/terms.py", "from jaxcodesign.hardware import cost"),
-    ("numerics/terms.py", "from ..programs import workload"),
+    ("numerics/formats/terms.py", "from jaxcodesign.hardware import cost"),
+    ("numerics/formats/terms.py", "from ..programs import workload"),
     ("tree.py", "import jaxcodesign.numerics"),
     ("programs/workload.py", "from jax.extend import core"),
     ("hardware/cost.py", "import jax\njax._src.core.Jaxpr"),

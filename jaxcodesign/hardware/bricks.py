@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import terms
+from jaxcodesign.numerics.formats import terms
 
 
 @dataclasses.dataclass(frozen=True)

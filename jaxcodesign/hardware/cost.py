@@ -27,10 +27,10 @@ from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.folding import along, fill
-from jaxcodesign.hardware.smooth import ceil, maximum
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.hardware.steps import Steps, covering, operands, steps
 from jaxcodesign.hardware.stored import Stored, executed
+from jaxcodesign.numerics.smooth import ceil, maximum
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
 

@@ -33,8 +33,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.smooth import ceil, exceeds
 from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.numerics.smooth import ceil, exceeds
 from jaxcodesign.programs.workload import Workload
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcodesign.hardware import fmac
 from jaxcodesign.hardware.array_scan import moved_down, moved_right, pad, skew
-from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.formats.block_float import BlockFloat
 
 HOP = 2  # cycles of a sum from cell to cell: it waits in an output register
 

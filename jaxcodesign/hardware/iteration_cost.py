@@ -44,10 +44,10 @@ from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.dataflow import Operand, Sizes
 from jaxcodesign.hardware.fmac_array import MODES, overhead
 from jaxcodesign.hardware.number_systems import NumberSystem
-from jaxcodesign.hardware.smooth import ceil, exceeds, maximum
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.hardware.steps import Steps, covering, operands, steps
-from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.formats.block_float import BlockFloat
+from jaxcodesign.numerics.smooth import ceil, exceeds, maximum
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.fast_plan import Plan
 from jaxcodesign.programs.workload import Workload

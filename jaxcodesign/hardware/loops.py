@@ -32,8 +32,8 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import cost, dataflow
-from jaxcodesign.hardware.smooth import ceil, exceeds
 from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.numerics.smooth import ceil, exceeds
 
 Leaf = jax.typing.ArrayLike
 Order = Literal["mkn", "mnk", "kmn", "knm", "nmk", "nkm"]

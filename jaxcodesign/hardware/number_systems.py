@@ -41,7 +41,10 @@ import dataclasses
 from jaxcodesign import tree
 from jaxcodesign.hardware import cells, presets
 from jaxcodesign.hardware.spec import Accelerator, Dram, Mac
-from jaxcodesign.numerics.formats import BlockFloat, Fixed, Format, Minifloat
+from jaxcodesign.numerics.formats.block_float import BlockFloat
+from jaxcodesign.numerics.formats.fixed import Fixed
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.formats.minifloat import Minifloat
 from jaxcodesign.programs.policy import Operand, Policy, Rule
 
 GROUP = 16

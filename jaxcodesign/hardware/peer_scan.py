@@ -17,7 +17,7 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware import peers
 from jaxcodesign.hardware.peers import Bricks, Tile
-from jaxcodesign.numerics import terms
+from jaxcodesign.numerics.formats import terms
 
 Step = Callable[[jax.Array, jax.Array, Tile], tuple[jax.Array, jax.Array]]
 

@@ -45,7 +45,7 @@ import numpy as np
 from jaxcodesign.hardware.bricks import DNNSIM as DNNSIM
 from jaxcodesign.hardware.bricks import Bricks, Tile
 from jaxcodesign.hardware.bricks import bricks as bricks
-from jaxcodesign.numerics import terms
+from jaxcodesign.numerics.formats import terms
 
 
 def cycles(name: str, cut: Bricks, tile: Tile | None = None) -> int:

@@ -14,9 +14,13 @@ import jax.numpy as jnp
 from jaxcodesign.hardware import synthesis
 from jaxcodesign.hardware.dataflow import Operand
 from jaxcodesign.hardware.spec import Mac
-from jaxcodesign.numerics.formats import BlockFloat, Format
-from jaxcodesign.numerics.rounding import straight_through, straight_through_ceil
-from jaxcodesign.numerics.terms import most_terms
+from jaxcodesign.numerics.formats.block_float import BlockFloat
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.formats.rounding import (
+  straight_through,
+  straight_through_ceil,
+)
+from jaxcodesign.numerics.formats.terms import most_terms
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
 

@@ -38,8 +38,8 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.spec import Accelerator, Leaf
-from jaxcodesign.numerics.column_groups import concrete
-from jaxcodesign.numerics.packed_columns import PackedColumns
+from jaxcodesign.numerics.sparsity.column_groups import concrete
+from jaxcodesign.numerics.sparsity.packed_columns import PackedColumns
 from jaxcodesign.programs.workload import Gemm, Workload
 
 # Where cells may select among their inputs.

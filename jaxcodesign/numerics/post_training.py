@@ -23,8 +23,8 @@ import jax.scipy.linalg as linalg
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.numerics.format import Format
-from jaxcodesign.numerics.term_budget import Terms
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.formats.term_budget import Terms
 
 
 def smooth(weight: jax.Array, activation: jax.Array, strength: float = 0.5) -> Any:

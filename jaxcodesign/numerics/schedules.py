@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.numerics.sparsity import check_density
+from jaxcodesign.numerics.sparsity.patterns import check_density
 
 
 class Schedule(abc.ABC):

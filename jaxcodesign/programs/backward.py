@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcodesign import tree
-from jaxcodesign.numerics.formats import Format
-from jaxcodesign.numerics.noise import Noise
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.formats.noise import Noise
 from jaxcodesign.programs.materialize import materialized, materialized_across
 from jaxcodesign.programs.rewrite import Dot, rewrite_gemms
 from jaxcodesign.programs.workload import Gemm

@@ -36,8 +36,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import noise
-from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.formats import noise
+from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.precision_schedules import Adaptive, PrecisionSchedule
 from jaxcodesign.programs import backward, fast_plan, jaxprs, operands
 from jaxcodesign.programs.backward import Side

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.numerics import noise
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats import noise
+from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import jaxprs
 from jaxcodesign.programs.policy import Operand
 from jaxcodesign.programs.workload import Gemm

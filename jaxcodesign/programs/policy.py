@@ -12,7 +12,7 @@ import fnmatch
 from typing import Literal
 
 from jaxcodesign import tree
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.backward import Backward
 from jaxcodesign.programs.workload import Gemm
 

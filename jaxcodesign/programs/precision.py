@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxcodesign.numerics import noise
+from jaxcodesign.numerics.formats import noise
 from jaxcodesign.programs import backward, jaxprs, operands, precision_view
 from jaxcodesign.programs.backward import Backward
 from jaxcodesign.programs.operands import round_operand

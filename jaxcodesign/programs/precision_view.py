@@ -7,7 +7,7 @@ import jax
 
 from jaxcodesign import tree
 from jaxcodesign.numerics import formats
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import matrix_view
 
 HEADER = (

@@ -24,8 +24,9 @@ import numpy as np
 import optax
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics.column_combining import (
+from jaxcodesign.numerics.schedules import Iterative, Schedule
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity.column_combining import (
   Groups,
   Method,
   PackedColumns,
@@ -33,8 +34,7 @@ from jaxcodesign.numerics.column_combining import (
   group_columns,
   pack,
 )
-from jaxcodesign.numerics.schedules import Iterative, Schedule
-from jaxcodesign.numerics.sparsity import Unstructured, magnitude
+from jaxcodesign.numerics.sparsity.patterns import Unstructured, magnitude
 from jaxcodesign.training import pruning
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.numerics.column_combining import Groups
+from jaxcodesign.numerics.sparsity.column_combining import Groups
 from jaxcodesign.training import augment, data, pruning
 from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.distillation import Teacher

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign.numerics import post_training
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.rewrite import rewrite_gemms

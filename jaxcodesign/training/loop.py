@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxcodesign.numerics.column_groups import Groups
+from jaxcodesign.numerics.sparsity.column_groups import Groups
 from jaxcodesign.training import (
   diagnosis,
   experiment,

@@ -5,8 +5,8 @@ from typing import get_args
 
 import optax
 
-from jaxcodesign.numerics.masks import Rule
 from jaxcodesign.numerics.schedules import Schedule
+from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.training.pruning import Score, prune
 
 

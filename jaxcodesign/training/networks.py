@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcodesign import __version__, tree
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics.column_combining import Groups
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity.column_combining import Groups
 from jaxcodesign.training import checkpoint, combining, data, fit
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.masked import Prune

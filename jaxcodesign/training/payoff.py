@@ -15,8 +15,8 @@ from jaxcodesign import tree
 from jaxcodesign.hardware import layer_costs, presets
 from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.hardware.stored import Stored
-from jaxcodesign.numerics.column_combining import Groups, group_columns
-from jaxcodesign.numerics.sparsity import Unstructured
+from jaxcodesign.numerics.sparsity.column_combining import Groups, group_columns
+from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import storage
 from jaxcodesign.training.codesign import CodesignConfig, Variant

@@ -30,10 +30,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics import sparsity
-from jaxcodesign.numerics.masks import Rule
 from jaxcodesign.numerics.schedules import Schedule
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity import patterns
+from jaxcodesign.numerics.sparsity.masks import Rule
 
 Score = Literal["magnitude", "saliency"]
 
@@ -300,9 +300,9 @@ class _Events:
     if mask is None:
       return w
     if self.score == "magnitude":
-      scores = sparsity.magnitude(w)
+      scores = patterns.magnitude(w)
     else:
-      scores = sparsity.saliency(w, g)
+      scores = patterns.saliency(w, g)
     lowest = jnp.array(-jnp.inf, scores.dtype)
     return scores if self.regrow else jnp.where(mask, scores, lowest)
 

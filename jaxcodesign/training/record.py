@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware.spec import Accelerator
-from jaxcodesign.numerics.formats import Format
+from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import codesign, data, findings, payoff, schema, storage
 from jaxcodesign.training.codesign import REFERENCE, CodesignConfig, Priced, Variant

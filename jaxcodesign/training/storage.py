@@ -13,10 +13,15 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware import stored as storing
 from jaxcodesign.hardware.stored import Stored
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics.column_combining import Groups, PackedColumns, pack, unpack
-from jaxcodesign.numerics.format import Format
-from jaxcodesign.numerics.sparsity import NOfM, Pattern
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity.column_combining import (
+  Groups,
+  PackedColumns,
+  pack,
+  unpack,
+)
+from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern
 from jaxcodesign.programs import policy as policies
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule

@@ -17,7 +17,9 @@ import pathlib
 import time
 from typing import Any, NamedTuple, Protocol
 
-from jaxcodesign.numerics.formats import Fixed, Format, Terms
+from jaxcodesign.numerics.formats.fixed import Fixed
+from jaxcodesign.numerics.formats.format import Format
+from jaxcodesign.numerics.formats.term_budget import Terms
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import experiment

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.hardware import layer_costs, presets, stored
-from jaxcodesign.numerics import column_combining
+from jaxcodesign.numerics.sparsity import column_combining
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
 

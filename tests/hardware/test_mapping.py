@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_memory import (
+
+from jaxcodesign.hardware import mapping, memory, presets
+from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
+from tests.hardware.test_memory import (
   CLOCK,
   LAYER,
   MAPPINGS,
@@ -19,9 +22,6 @@ from test_memory import (
   tiles_in_order,
   walk,
 )
-
-from jaxcodesign.hardware import mapping, memory, presets
-from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
 
 TABLE = Path(__file__).parents[1] / "reference/scalesim.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))

@@ -11,7 +11,7 @@ import pytest
 
 from jaxcodesign.hardware import peer_scan, peers
 from jaxcodesign.hardware.peers import Tile
-from jaxcodesign.numerics import terms
+from jaxcodesign.numerics.formats import terms
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 ROWS = [

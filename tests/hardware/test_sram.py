@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, interpolation, presets, spec, sram
+from jaxcodesign.hardware import cost, presets, spec, sram
+from jaxcodesign.numerics import interpolation
 from jaxcodesign.programs.workload import Gemm, Workload
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "cacti_sram.csv"

@@ -22,8 +22,9 @@ from jaxcodesign.hardware import (
 )
 from jaxcodesign.hardware.counts import Count
 from jaxcodesign.hardware.stored import Stored
-from jaxcodesign.numerics import column_combining, formats
-from jaxcodesign.numerics.sparsity import NOfM
+from jaxcodesign.numerics import formats
+from jaxcodesign.numerics.sparsity import column_combining
+from jaxcodesign.numerics.sparsity.patterns import NOfM
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.hardware import bitserial, systolic
-from jaxcodesign.numerics import column_combining
+from jaxcodesign.numerics.sparsity import column_combining
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.hardware import fmac, tmac
-from jaxcodesign.numerics import terms
-from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.formats import BlockFloat, terms
 
 
 @pytest.mark.parametrize("encoding", ["hese3", "naf", "binary"])

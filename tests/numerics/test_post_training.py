@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcodesign.numerics import formats, post_training
-from jaxcodesign.numerics.calibration import Calibrated
 from jaxcodesign.numerics.formats import Fixed, Terms
+from jaxcodesign.numerics.formats.calibration import Calibrated
 
 N, K, M = 6, 32, 200
 FAMILIES = [

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import jaxcodesign
-from jaxcodesign.numerics import noise
 from jaxcodesign.numerics.formats import (
   E2M1,
   E5M2,
@@ -16,6 +15,7 @@ from jaxcodesign.numerics.formats import (
   BlockFloat,
   Fixed,
   Terms,
+  noise,
 )
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.jaxprs import Unsupported

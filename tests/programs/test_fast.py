@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.numerics import noise
-from jaxcodesign.numerics.formats import BlockFloat
+from jaxcodesign.numerics.formats import BlockFloat, noise
 from jaxcodesign.numerics.precision_schedules import Adaptive, Constant
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.fast import Fast

@@ -3,12 +3,12 @@
 import collections
 import dataclasses
 
-from frameworks import NETWORKS, inputs
 import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxcodesign import trace
+from tests.programs.frameworks import NETWORKS, inputs
 
 
 def array(*shape):

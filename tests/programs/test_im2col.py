@@ -4,10 +4,10 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-from operations import FEW, SETTINGS, convolutions, integers
 import pytest
 
 from jaxcodesign import rewrite_gemms, trace
+from tests.programs.operations import FEW, SETTINGS, convolutions, integers
 
 
 def systolic(gemm, lhs, rhs, dot):

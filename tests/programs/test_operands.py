@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcodesign.numerics import noise
-from jaxcodesign.numerics.formats import MXFP8_E4M3, BlockFloat, Fixed
+from jaxcodesign.numerics.formats import MXFP8_E4M3, BlockFloat, Fixed, noise
 from jaxcodesign.programs import operands
 
 X = jax.random.normal(jax.random.key(0), (2, 5, 9 * 32))

@@ -3,7 +3,6 @@
 import pathlib
 import re
 
-import cases
 import equinox as eqx
 from flax import nnx
 import jax
@@ -15,6 +14,7 @@ import qwix
 import jaxcodesign
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
+from tests.programs import cases
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
 

@@ -1,15 +1,15 @@
 """Counted multiplications are executed multiplications: a slow interpreter agrees."""
 
-import counting
 import hypothesis
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-from operations import SETTINGS, convolutions, dots, integers
 import pytest
 
 from jaxcodesign import trace
+from tests.programs import counting
+from tests.programs.operations import SETTINGS, convolutions, dots, integers
 
 
 def check(fn, *args):

@@ -2,8 +2,6 @@
 
 import functools
 
-import cases
-from frameworks import NETWORKS, inputs
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +11,8 @@ import jaxcodesign
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.jaxprs import Unsupported
 from jaxcodesign.programs.precision import Rule
+from tests.programs import cases
+from tests.programs.frameworks import NETWORKS, inputs
 
 # One scale for the whole array: the grid does not depend on how a program lays it out.
 WEIGHT, ACTIVATION, GRADIENT = Fixed(4), Fixed(5), Fixed(6)

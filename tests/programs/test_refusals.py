@@ -2,7 +2,6 @@
 
 import inspect
 
-from frameworks import plain
 import jax
 from jax.experimental import pallas as pl
 import jax.extend.core as jex
@@ -12,6 +11,7 @@ import pytest
 
 from jaxcodesign import rewrite_gemms, trace
 from jaxcodesign.programs.jaxprs import Unsupported
+from tests.programs.frameworks import plain
 
 W, X = np.ones((4, 4), "f4"), np.ones((4, 4), "f4")
 SAME = lambda gemm, lhs, rhs, dot: dot(lhs, rhs)

@@ -2,13 +2,13 @@
 
 import functools
 
-from frameworks import BATCH, INPUT, NETWORKS, inputs, plain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxcodesign import rewrite_gemms, trace
+from tests.programs.frameworks import BATCH, INPUT, NETWORKS, inputs, plain
 
 SAME = lambda gemm, lhs, rhs, dot: dot(lhs, rhs)
 DOUBLE = lambda gemm, lhs, rhs, dot: 2 * dot(lhs, rhs)

@@ -2,7 +2,6 @@
 
 import re
 
-from frameworks import NETWORKS
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import rewrite_gemms
+from tests.programs.frameworks import NETWORKS
 
 SAME = lambda gemm, lhs, rhs, dot: dot(lhs, rhs)
 MOVES = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"

@@ -2,7 +2,6 @@
 
 import functools
 
-from frameworks import BATCH, HIDDEN, INPUT, NETWORKS, OUTPUT, inputs, plain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +9,15 @@ import pytest
 
 from jaxcodesign import trace
 from jaxcodesign.programs import provenance
+from tests.programs.frameworks import (
+  BATCH,
+  HIDDEN,
+  INPUT,
+  NETWORKS,
+  OUTPUT,
+  inputs,
+  plain,
+)
 
 AUTO = (jax.sharding.AxisType.Auto,) * 2
 SIZES = [(1, BATCH, INPUT, HIDDEN, 1), (1, BATCH, HIDDEN, OUTPUT, 1)]

@@ -16,8 +16,8 @@ import optax
 from orbax.checkpoint import v1 as ocp
 import pytest
 
-from jaxcodesign.numerics import sparsity
-from jaxcodesign.numerics.masks import Rule
+from jaxcodesign.numerics.sparsity import patterns
+from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.training import pruning, sealed
 from jaxcodesign.training.checkpoints import Checkpoints
 
@@ -34,7 +34,7 @@ class State(NamedTuple):
 def state(seed=0):
   key = jax.random.key(seed)
   params = {"conv": {"kernel": jax.random.normal(key, (3, 4))}, "bias": jnp.zeros(4)}
-  rules = [Rule("*kernel", sparsity.Unstructured(0.5)), Rule("*", None)]
+  rules = [Rule("*kernel", patterns.Unstructured(0.5)), Rule("*", None)]
   optimizer = pruning.prune(optax.adam(1e-3), rules, None, rewind_to=0)
   more = {
     "int4": jnp.arange(-8, 8).astype(jnp.int4),

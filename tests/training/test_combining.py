@@ -12,9 +12,9 @@ import pytest
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import systolic
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics.column_combining import gather, unpack
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity.column_combining import gather, unpack
 from jaxcodesign.training import combining, data, fit, models, pruning, step
 from jaxcodesign.training.combining import Combine, Combined, Layer
 

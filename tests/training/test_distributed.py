@@ -5,10 +5,10 @@ import time
 
 import jax
 import pytest
-import workers
 
 from jaxcodesign.training import distributed
 from jaxcodesign.training.distributed import Distributed, Processes
+from tests.training import workers
 
 HERE = Distributed("localhost:9876", 2, 1)
 

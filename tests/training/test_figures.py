@@ -4,9 +4,9 @@ import struct
 
 from matplotlib.text import Text
 import pytest
-from results import sample
 
 from jaxcodesign.training import canvas, figures, findings, report
+from tests.training.results import sample
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import jax
 import pytest
 from rich.console import Console
 
-from jaxcodesign.numerics.masks import Rule as Sparse
 from jaxcodesign.numerics.schedules import Cubic
-from jaxcodesign.numerics.sparsity import Unstructured
+from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
+from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.training import data, loop, metrics_log, models, session
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.masked import Prune

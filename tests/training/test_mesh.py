@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import workers
 
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import mesh, preview
 from jaxcodesign.training.mesh import MeshConfig
+from tests.training import workers
 
 DEVICES = 8
 

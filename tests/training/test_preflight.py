@@ -7,9 +7,9 @@ import jax
 import pytest
 
 from jaxcodesign.hardware import presets
-from jaxcodesign.numerics import masks
 from jaxcodesign.numerics.schedules import OneShot
-from jaxcodesign.numerics.sparsity import NOfM, Unstructured
+from jaxcodesign.numerics.sparsity import masks
+from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
 from jaxcodesign.training import checkpoint, codesign, data, experiment, preflight
 from jaxcodesign.training.codesign import Variant
 from jaxcodesign.training.combining import Combine, Layer

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import workers
 
 from jaxcodesign.training import mesh, preview
 from jaxcodesign.training.mesh import MeshConfig
+from tests.training import workers
 
 FSDP = MeshConfig(1, 8)
 

@@ -14,12 +14,12 @@ import optax
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import sparsity
-from jaxcodesign.numerics.masks import Rule
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
+from jaxcodesign.numerics.sparsity import patterns
+from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.training import checkpoint, models, pruning
 
-RULES = [Rule("w", sparsity.Unstructured(0.25))]
+RULES = [Rule("w", patterns.Unstructured(0.25))]
 CUBIC = Cubic(1, 10, events=3)
 
 
@@ -89,7 +89,7 @@ def reference(params, data, final, regrow, rate=0.3):
 @settings(max_examples=6)
 @given(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans(), st.integers(0, 9))
 def test_masked_sgd_is_that_of_plain_numpy(final, regrow, seed):
-  rules = [Rule("w", sparsity.Unstructured(final))]
+  rules = [Rule("w", patterns.Unstructured(final))]
   optimizer = pruning.prune(optax.sgd(0.3), rules, CUBIC, regrow=regrow)
   data = batches(13)
   wanted = reference(start(seed), data, final, regrow)
@@ -101,10 +101,10 @@ def test_masked_sgd_is_that_of_plain_numpy(final, regrow, seed):
 
 
 PATTERNS = {
-  "unstructured": (sparsity.Unstructured(0.25), 1),
-  "2:4": (sparsity.NOfM(2, 4, axis=0), 48 / 2),
-  "blocks": (sparsity.Blocks((2, 3), 0.25), 6),
-  "channels": (sparsity.Channels(0.25), 8),
+  "unstructured": (patterns.Unstructured(0.25), 1),
+  "2:4": (patterns.NOfM(2, 4, axis=0), 48 / 2),
+  "blocks": (patterns.Blocks((2, 3), 0.25), 6),
+  "channels": (patterns.Channels(0.25), 8),
 }
 
 
@@ -157,7 +157,7 @@ def test_saliency_is_of_the_updated_weight_and_its_own_gradient():
   slope = jnp.array([4.0, 1.0, -3.0, 0.5])
   optimizer = pruning.prune(
     optax.sgd(0.1),
-    [Rule("*", sparsity.Unstructured(0.5))],
+    [Rule("*", patterns.Unstructured(0.5))],
     OneShot(0),
     score="saliency",
   )
@@ -173,7 +173,7 @@ def test_rounds_of_training_and_rewinding(rewind_to):
   schedule = Iterative(4, every=5, rounds=2, rate=0.5)
   inner = optax.adamw(0.1)
   optimizer = pruning.prune(
-    inner, [Rule("w", sparsity.Unstructured(0.0))], schedule, rewind_to=rewind_to
+    inner, [Rule("w", patterns.Unstructured(0.0))], schedule, rewind_to=rewind_to
   )
   # A step that consumes what it is given: the ticket must be a copy.
   step = jax.jit(stepper(optimizer), donate_argnums=(0, 1))
@@ -276,7 +276,7 @@ def test_bfloat16_and_flax_trees():
   cnn = models.Cnn(channels=(8,), hidden=8)
   params = cnn.init(jax.random.key(0), (4, 4, 1), 4)
   params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-  rules = [Rule("conv*/bias", None), Rule("*kernel", sparsity.Unstructured(0.5))]
+  rules = [Rule("conv*/bias", None), Rule("*kernel", patterns.Unstructured(0.5))]
   optimizer = pruning.prune(optax.adamw(0.1), rules, OneShot(1))
   mean = lambda p, x: jnp.mean(cnn.apply(p, x).astype(jnp.float32) ** 2)
   x = jax.random.normal(jax.random.key(1), (3, 2, 4, 4, 1), jnp.bfloat16)
@@ -291,7 +291,7 @@ def test_bfloat16_and_flax_trees():
 
 def test_an_nnx_state_is_pruned_by_the_names_of_its_leaves():
   graph, params = nnx.split(nnx.Linear(8, 12, rngs=nnx.Rngs(0)))
-  rules = [Rule("kernel", sparsity.NOfM(1, 4, axis=0))]
+  rules = [Rule("kernel", patterns.NOfM(1, 4, axis=0))]
   optimizer = pruning.prune(optax.adam(0.1), rules, OneShot(0))
   mean = lambda p, x, y: jnp.mean((nnx.merge(graph, p)(x) - y) ** 2)
   step = jax.jit(stepper(optimizer, mean))
@@ -360,7 +360,7 @@ def rewind_a_part():
     (lambda: prune([Rule("kernel")]).init(start()), ValueError, "matches no name"),
     (lambda: prune([Rule("*")]).init(start()), ValueError, "no leaf is sparse"),
     (
-      lambda: prune([Rule("w", sparsity.NOfM(1, 5))]).init(start()),
+      lambda: prune([Rule("w", patterns.NOfM(1, 5))]).init(start()),
       ValueError,
       "w: m=5 does not divide",
     ),

@@ -12,10 +12,10 @@ import hypothesis
 from hypothesis import strategies as st
 import numpy as np
 import pytest
-from results import sample
 import rich.console
 
 from jaxcodesign.training import findings, page, report, schema
+from tests.training.results import sample
 
 
 @pytest.fixture(scope="module")

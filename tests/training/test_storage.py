@@ -7,11 +7,10 @@ import pytest
 
 from jaxcodesign import trace, tree
 from jaxcodesign.hardware import presets
-from jaxcodesign.numerics import masks as masking
-from jaxcodesign.numerics import terms
-from jaxcodesign.numerics.formats import Fixed, Terms
+from jaxcodesign.numerics.formats import Fixed, Terms, terms
 from jaxcodesign.numerics.schedules import OneShot
-from jaxcodesign.numerics.sparsity import NOfM, Unstructured
+from jaxcodesign.numerics.sparsity import masks as masking
+from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import combining, models, networks, payoff, step, storage

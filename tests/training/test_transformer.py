@@ -11,13 +11,13 @@ from jax.test_util import check_grads
 import numpy as np
 import optax
 import pytest
-from test_language import write
 
 from jaxcodesign import quantize, trace, tree
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import llama
 from jaxcodesign.training.transformer import Transformer, next_token_loss, tokens_of
+from tests.training.test_language import write
 
 SMALL = Transformer(
   vocabulary=24, width=16, depth=2, heads=4, kv_heads=2, hidden=24, remat=True

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jaxcodesign.numerics.formats import BlockFloat
-from jaxcodesign.numerics.masks import Rule as Sparse
 from jaxcodesign.numerics.schedules import Cubic
-from jaxcodesign.numerics.sparsity import Unstructured
+from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
+from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.policy import Rule
 from jaxcodesign.training import data, models, step, update

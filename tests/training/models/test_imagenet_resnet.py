@@ -6,7 +6,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_layers
 import pytest
 
 from jaxcodesign import quantize, trace, tree
@@ -14,6 +13,7 @@ from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import losses, models, published
 from jaxcodesign.training.models.imagenet_resnet import max_pool
+from tests.training.models import numpy_layers
 
 BASIC = models.ImageNetResNet(blocks=(1, 2), width=4, zero_init=False)
 NECK = dataclasses.replace(BASIC, bottleneck=True)

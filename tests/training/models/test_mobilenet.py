@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy_layers
 import pytest
 
 from jaxcodesign import trace, tree
 from jaxcodesign.training import models, published
+from tests.training.models import numpy_layers
 
 SMALL = models.MobileNet(width=0.5, stem=(16, 1), blocks=((32, 2), (32, 1), (48, 2)))
 

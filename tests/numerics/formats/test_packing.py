@@ -1,0 +1,86 @@
+"""What is stored takes the room that it says, and is what was rounded."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcodesign.numerics import formats
+from jaxcodesign.numerics.formats import exponents
+
+SIZE = 64 * 128
+
+
+@pytest.mark.parametrize(
+  ("fmt", "nbytes"),
+  [
+    (formats.Fixed(1), SIZE // 8 + 4),
+    (formats.Fixed(4), SIZE // 2 + 4),
+    (formats.Fixed(4, 32, "affine"), SIZE // 2 + SIZE // 32 * 5),
+    (formats.Fixed(8, "channel"), SIZE + 64 * 4),
+    (formats.Fixed(12), 2 * SIZE + 4),
+    (formats.E4M3, SIZE + 4),
+    (formats.E2M3, SIZE + 4),
+    (formats.MXFP8_E5M2, SIZE + SIZE // 32),
+    (formats.MXFP6_E3M2, SIZE + SIZE // 32),
+    (formats.MXFP4, SIZE // 2 + SIZE // 32),
+    (formats.MXINT8, SIZE + SIZE // 32),
+    (formats.NVFP4, SIZE // 2 + SIZE // 16 + 4),
+    (formats.BlockFloat(3), SIZE // 2 + SIZE // 16),
+    (formats.BlockFloat(7, 16, exponent=3), SIZE + SIZE // 16 + 1),
+    (formats.Logarithmic(4), SIZE // 2 + 2),
+    (formats.Terms(12), 2 * SIZE + 4),
+  ],
+  ids=repr,
+)
+def test_bytes_are_those_of_codes_and_scales(fmt, nbytes):
+  x = jax.random.normal(jax.random.key(0), (64, 128))
+  packed = fmt.pack(x)
+  assert packed.nbytes == nbytes
+  np.testing.assert_array_equal(fmt.unpack(packed), fmt.quantize(x))
+
+
+@pytest.mark.parametrize("columns", [1, 7, 33])
+@pytest.mark.parametrize(
+  "fmt", [formats.Fixed(1), formats.MXFP4, formats.NVFP4, formats.BlockFloat()]
+)
+def test_a_remainder_is_packed_too(fmt, columns):
+  x = jax.random.normal(jax.random.key(1), (2, 3, columns)).astype(jnp.bfloat16)
+  np.testing.assert_array_equal(fmt.unpack(fmt.pack(x)), fmt.quantize(x))
+
+
+@pytest.mark.parametrize(
+  "fmt",
+  [
+    *(formats.E4M3, formats.E5M2, formats.E2M3, formats.E3M2, formats.E2M1),
+    *(formats.Minifloat(4, 3, "ieee"), formats.Minifloat(3, 0, "none")),
+    *(formats.Minifloat(1, 2, "none"), formats.Minifloat(6, 9, "ieee")),
+  ],
+  ids=repr,
+)
+def test_every_code_is_a_number_and_back(fmt):
+  width = 1 + fmt.exponent + fmt.mantissa
+  codes = jnp.arange(2**width, dtype=jnp.int32)
+  numbers = fmt.numbers(codes)
+  real = np.asarray(jnp.isfinite(numbers))
+  assert float(numbers[real].max()) == fmt.largest
+  np.testing.assert_array_equal(fmt.codes(numbers)[real], codes[real])
+  np.testing.assert_array_equal(
+    fmt.round(numbers, fmt.scale(numbers))[real], numbers[real]
+  )
+  if fmt._dtype is not None and width <= 8:
+    cast = np.asarray(fmt.store(numbers).astype(jnp.float32))
+    np.testing.assert_array_equal(cast[real], numbers[real])
+
+
+def test_scales_are_one_byte_and_keep_their_nan():
+  e = jnp.array([-127, 0, 5, 127, exponents.INFINITE], jnp.int32)
+  stored = exponents.to_e8m0(e)
+  assert stored.dtype == jnp.float8_e8m0fnu
+  np.testing.assert_array_equal(exponents.from_e8m0(stored), e)
+  assert np.isnan(np.asarray(stored[-1:].astype(jnp.float32))).all()
+
+
+def test_a_traced_mantissa_is_refused():
+  with pytest.raises(ValueError, match="mantissa that is known"):
+    jax.jit(lambda fmt, x: fmt.pack(x))(formats.BlockFloat(4), jnp.ones((2, 16)))
