@@ -13,7 +13,7 @@ $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or named by --data.dir
 
 import dataclasses
 
-from jaxcodesign.hardware import presets
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot, Schedule
 from jaxcodesign.numerics.sparsity import masks

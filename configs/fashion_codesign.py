@@ -9,7 +9,7 @@ is runs/fashion_codesign/report.html.
 
 import dataclasses
 
-from jaxcodesign.hardware import presets
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity import masks

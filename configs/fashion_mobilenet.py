@@ -11,7 +11,7 @@ convolutions: python -m launch.simulate mobilenet --array os:128x128 ws:128x128
 
 import dataclasses
 
-from jaxcodesign.hardware import presets
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.codesign import CodesignConfig, Variant

@@ -11,7 +11,7 @@ or --job.task.data.directory.
 
 import dataclasses
 
-from jaxcodesign.hardware.number_systems import systems
+from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.training.data import Cifar10, FashionMnistMini
 from jaxcodesign.training.models import Vit
 from jaxcodesign.training.pretrained import cache

@@ -13,7 +13,7 @@ recalled (the row "FAST recalled", 88.38 %) its first layer never leaves 2 bits.
 
 import dataclasses
 
-from jaxcodesign.hardware.number_systems import systems
+from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.data import FashionMnistMini

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxcodesign.hardware import cost, presets
+from jaxcodesign.hardware import cost
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
 from launch.benchmark_combining import combining

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.hardware.chips import CHIPS, Chip
+from jaxcodesign.hardware.machines.chips import CHIPS, Chip
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import comparison, data, experiment, session

@@ -15,18 +15,10 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import (
-  bitserial,
-  dataflow,
-  energy,
-  peers,
-  presets,
-  sram,
-  synthesis,
-  systolic,
-)
+from jaxcodesign.hardware import bitserial, dataflow, peers, systolic
 from jaxcodesign.hardware.folding import along
-from jaxcodesign.hardware.spec import Dataflow
+from jaxcodesign.hardware.machines import energy, presets, sram, synthesis
+from jaxcodesign.hardware.machines.spec import Dataflow
 from jaxcodesign.programs.workload import Gemm, Workload
 from launch.timing import Measurement
 

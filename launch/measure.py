@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import numpy as np
 
 from jaxcodesign.hardware import roofline
-from jaxcodesign.hardware.chips import Chip
+from jaxcodesign.hardware.machines.chips import Chip
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import canvas, published
 from launch import timing

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxcodesign.hardware import activity, mapping, memory, verify
 from jaxcodesign.hardware.layer_costs import Priced
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import (
   array_figure,

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from jaxcodesign.hardware import chips
+from jaxcodesign.hardware.machines import chips
 from jaxcodesign.training import comparison, models
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import chips, roofline
+from jaxcodesign.hardware import roofline
+from jaxcodesign.hardware.machines import chips
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import published
 from launch import measure

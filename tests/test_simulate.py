@@ -11,7 +11,8 @@ import sys
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import layer_costs, presets, systolic, topology, verify
+from jaxcodesign.hardware import layer_costs, systolic, topology, verify
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Workload
 from launch import roofline, simulate
 

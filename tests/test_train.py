@@ -15,7 +15,7 @@ CONFIG = '''"""FP32 and FAST, a tiny network.
 Expected: seconds.
 """
 
-from jaxcodesign.hardware.number_systems import systems
+from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.models import Cnn

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxcodesign.hardware import systolic
 from jaxcodesign.hardware.folding import along, fill
-from jaxcodesign.hardware.spec import Accounting, Dataflow
+from jaxcodesign.hardware.machines.spec import Accounting, Dataflow
 
 IDLE, LOADING, MULTIPLYING, DRAINING = range(4)
 NAMES = ("idle", "loads its operand", "multiplies", "drains a result")

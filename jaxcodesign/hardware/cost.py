@@ -27,7 +27,7 @@ from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.folding import along, fill
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.steps import Steps, covering, operands, steps
 from jaxcodesign.hardware.stored import Stored, executed
 from jaxcodesign.numerics.smooth import ceil, maximum

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.smooth import ceil, exceeds
 from jaxcodesign.programs.workload import Workload
 

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jaxcodesign.hardware import fmac_scan
 from jaxcodesign.hardware.array_scan import pad
 from jaxcodesign.hardware.fmac_scan import HOP, Bits, groups
-from jaxcodesign.hardware.spec import Accounting
+from jaxcodesign.hardware.machines.spec import Accounting
 
 __all__ = [
   "MODES", "Bits", "Mode", "StationaryTrace", "cycles", "groups", "output_stationary",

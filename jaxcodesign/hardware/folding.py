@@ -20,7 +20,7 @@ Edge folds take as long as full ones, and folds never overlap.
 
 from typing import Any
 
-from jaxcodesign.hardware.spec import Accounting, Dataflow
+from jaxcodesign.hardware.machines.spec import Accounting, Dataflow
 
 
 def along(dataflow: Dataflow, m: Any, k: Any, n: Any) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcodesign.hardware import cost
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.stored import Stored
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload

@@ -32,7 +32,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import cost, dataflow
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.smooth import ceil, exceeds
 
 Leaf = jax.typing.ArrayLike

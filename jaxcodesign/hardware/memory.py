@@ -30,7 +30,7 @@ import jax.numpy as jnp
 
 from jaxcodesign.hardware import cost, loops
 from jaxcodesign.hardware.loops import INDICES, REUSED, Leaf, Mapping, Moved, Nest
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 
 STALLS = ("ifmap", "weight", "sums", "ofmap")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
-from jaxcodesign.hardware.chips import BITS, Chip, check_format
+from jaxcodesign.hardware.machines.chips import BITS, Chip, check_format
 from jaxcodesign.programs.workload import Workload
 
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcodesign.hardware import mapping
+from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow
 from jaxcodesign.hardware.mapping import Cost, Found, Objective
-from jaxcodesign.hardware.spec import Accelerator, Dataflow
 from jaxcodesign.programs.workload import Workload
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware.array_scan import Trace
 from jaxcodesign.hardware.folding import fill
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 
 
 def energy_j(trace: Trace, accelerator: Accelerator) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 
 from jaxcodesign.hardware.array_scan import Trace, whole_bytes
 from jaxcodesign.hardware.folding import along, fill
-from jaxcodesign.hardware.spec import Accounting, Dataflow
+from jaxcodesign.hardware.machines.spec import Accounting, Dataflow
 from jaxcodesign.hardware.systolic_moving import moving
 from jaxcodesign.hardware.systolic_stationary import stationary
 

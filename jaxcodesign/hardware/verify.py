@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from jaxcodesign.hardware import dataflow, systolic
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.programs.workload import Gemm, Workload
 
 Tiles = Literal["whole", "all", "distinct"]

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from jaxcodesign.hardware import iteration_cost
 from jaxcodesign.hardware.iteration_cost import Passes
-from jaxcodesign.hardware.number_systems import NumberSystem
+from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
   canvas,

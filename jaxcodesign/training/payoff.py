@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import layer_costs, presets
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware import layer_costs
+from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.stored import Stored
 from jaxcodesign.numerics.sparsity.column_combining import Groups, group_columns
 from jaxcodesign.numerics.sparsity.patterns import Unstructured

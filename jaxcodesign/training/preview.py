@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 import numpy as np
 from rich.table import Table
 
-from jaxcodesign.hardware import chips
+from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.roofline import roofline
 from jaxcodesign.programs.jaxprs import Unsupported
 from jaxcodesign.programs.workload import Workload, trace

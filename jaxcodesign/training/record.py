@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware.spec import Accelerator
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.workload import Workload
 from jaxcodesign.training import codesign, data, findings, payoff, schema, storage

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 import numpy as np
 
+from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.memory import Timeline
-from jaxcodesign.hardware.spec import Accelerator
 from jaxcodesign.training.canvas import COLOURS, MUTED, blank, style
 
 _LANES = ("DRAM channel", "array")

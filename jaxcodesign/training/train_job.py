@@ -8,7 +8,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from jaxcodesign.hardware.number_systems import NumberSystem
+from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.fast_plan import CHUNK_BITS
 from jaxcodesign.training.distributed import Distributed
@@ -43,7 +43,7 @@ class RunConfig:
     cache: Folder of compiled programs; "" for ~/.cache/jaxcodesign/compiled, "off" for
       none.
     platform: That --dry-run lowers for.
-    chip: Whose roofline --dry-run uses, a name in `hardware.chips`; "" for the
+    chip: Whose roofline --dry-run uses, a name in `hardware.machines.chips`; "" for the
       platform's usual one.
   """
 

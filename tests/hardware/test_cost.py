@@ -15,7 +15,8 @@ import pytest
 
 import jaxcodesign
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost, dataflow, presets
+from jaxcodesign.hardware import cost, dataflow
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, iteration_cost, number_systems
+from jaxcodesign.hardware import cost, iteration_cost
 from jaxcodesign.hardware.backward_products import BY_LEFT, BY_RIGHT, belongs
 from jaxcodesign.hardware.iteration_cost import Passes, fixed, iteration
+from jaxcodesign.hardware.machines import number_systems
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.workload import Gemm, Workload, trace

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs, presets, stored
+from jaxcodesign.hardware import layer_costs, stored
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.sparsity import column_combining
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 

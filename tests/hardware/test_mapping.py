@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import mapping, memory, presets
+from jaxcodesign.hardware import mapping, memory
 from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
+from jaxcodesign.hardware.machines import presets
 from tests.hardware.test_memory import (
   CLOCK,
   LAYER,

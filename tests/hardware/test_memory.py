@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import loops, memory, presets, systolic
+from jaxcodesign.hardware import loops, memory, systolic
 from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
+from jaxcodesign.hardware.machines import presets
 
 CLOCK = 2.0**29  # with powers of two for the bandwidth, every time is exact
 DATAFLOWS = ("os", "ws", "is")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cells, cost, dataflow, folding, presets
+from jaxcodesign.hardware import cost, dataflow, folding
+from jaxcodesign.hardware.machines import cells, presets
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, Workload

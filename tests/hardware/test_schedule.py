@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import mapping, memory, presets, schedule
-from jaxcodesign.hardware.spec import Sram
+from jaxcodesign.hardware import mapping, memory, schedule
+from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.machines.spec import Sram
 from jaxcodesign.programs.workload import Gemm, Workload
 
 SMALL = dataclasses.replace(

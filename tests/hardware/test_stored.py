@@ -12,15 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import (
-  bitserial,
-  cells,
-  cost,
-  presets,
-  stored,
-  systolic,
-)
-from jaxcodesign.hardware.counts import Count
+from jaxcodesign.hardware import bitserial, cost, stored, systolic
+from jaxcodesign.hardware.machines import cells, presets
+from jaxcodesign.hardware.machines.counts import Count
 from jaxcodesign.hardware.stored import Stored
 from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.sparsity import column_combining

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cells, cost, presets, stored
+from jaxcodesign.hardware import cost, stored
+from jaxcodesign.hardware.machines import cells, presets
 from jaxcodesign.hardware.stored import Stored
 from jaxcodesign.programs.workload import Gemm, Workload
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, presets, switching, systolic
+from jaxcodesign.hardware import cost, switching, systolic
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm, Workload
 
 SIZES = (32, 48, 24)

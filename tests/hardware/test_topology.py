@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs, presets, systolic, topology
+from jaxcodesign.hardware import layer_costs, systolic, topology
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm, Workload, trace
 from jaxcodesign.training import published
 

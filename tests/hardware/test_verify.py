@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import activity, presets, systolic, verify
+from jaxcodesign.hardware import activity, systolic, verify
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm
 
 DATAFLOWS = ("os", "ws", "is")

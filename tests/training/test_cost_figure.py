@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, presets
+from jaxcodesign.hardware import cost
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import canvas, cost_figure
 

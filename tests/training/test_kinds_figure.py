@@ -2,7 +2,8 @@
 
 import pytest
 
-from jaxcodesign.hardware import layer_costs, presets
+from jaxcodesign.hardware import layer_costs
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import canvas, kinds_figure
 

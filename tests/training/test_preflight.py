@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from jaxcodesign.hardware import presets
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import trace, tree
-from jaxcodesign.hardware import presets
+from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms, terms
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks as masking

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import energy, sram
+from jaxcodesign.hardware.machines import energy, sram
 
 Leaf = jax.typing.ArrayLike
 Dataflow = Literal["os", "ws", "is"]

@@ -39,8 +39,8 @@ Deep Neural Networks", NeurIPS 2019; Kalamkar et al., arXiv 1905.12322 (bfloat16
 import dataclasses
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cells, presets
-from jaxcodesign.hardware.spec import Accelerator, Dram, Mac
+from jaxcodesign.hardware.machines import cells, presets
+from jaxcodesign.hardware.machines.spec import Accelerator, Dram, Mac
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.numerics.formats.format import Format

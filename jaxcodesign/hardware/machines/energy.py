@@ -39,7 +39,7 @@ _JOUPPI = "Jouppi et al., ISCA 2021, table 2, at 7 nm"
 _ALADDIN = "Aladdin's 40 nm tables in an Accelergy plug-in, 1 ns"
 _DRAFT = "plot scripts of a 2019 draft of the term quantization paper (its repository)"
 
-_TABLES = importlib.resources.files("jaxcodesign.hardware") / "tables"
+_TABLES = importlib.resources.files("jaxcodesign.hardware.machines") / "tables"
 
 # Measured tables: what made them, and what no column of theirs says.
 FILES = {

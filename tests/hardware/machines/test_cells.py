@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import bitserial, cells, energy, presets, synthesis
+from jaxcodesign.hardware import bitserial
+from jaxcodesign.hardware.machines import cells, energy, presets, synthesis
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "pe_synthesis_45nm.csv"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "pe_synthesis_45nm.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))
 UNITS = {
   "area_mm2": ("area_um2_per_pe", 1e-6),

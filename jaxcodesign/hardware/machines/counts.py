@@ -5,7 +5,7 @@ Each part has an area, and an energy for a cycle in which it works, in `energy.T
 
 from typing import Any, NamedTuple
 
-from jaxcodesign.hardware import energy
+from jaxcodesign.hardware.machines import energy
 
 
 class Count(NamedTuple):

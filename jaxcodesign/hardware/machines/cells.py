@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import energy, synthesis
-from jaxcodesign.hardware.counts import Count
-from jaxcodesign.hardware.spec import Leaf, Mac
+from jaxcodesign.hardware.machines import energy, synthesis
+from jaxcodesign.hardware.machines.counts import Count
+from jaxcodesign.hardware.machines.spec import Leaf, Mac
 
 FloatKind = Literal["fp32", "fp16", "bf16", "fp8"]
 _FLOAT_BITS: dict[FloatKind, float] = {

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, presets, spec, sram
+from jaxcodesign.hardware import cost
+from jaxcodesign.hardware.machines import presets, spec, sram
 from jaxcodesign.numerics import interpolation
 from jaxcodesign.programs.workload import Gemm, Workload
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference" / "cacti_sram.csv"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "cacti_sram.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))
 UNITS = {
   "read_j": ("read_pJ", 8e12),

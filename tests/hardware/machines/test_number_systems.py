@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cells, energy, number_systems, presets
-from jaxcodesign.hardware.spec import Dram
+from jaxcodesign.hardware.machines import cells, energy, number_systems, presets
+from jaxcodesign.hardware.machines.spec import Dram
 from jaxcodesign.programs import precision
 
 SYSTEMS = number_systems.systems()

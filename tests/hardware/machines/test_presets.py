@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost, energy, presets, spec, sram
+from jaxcodesign.hardware import cost
+from jaxcodesign.hardware.machines import energy, presets, spec, sram
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference"
 
 
 def test_cell_constants_are_the_published_synthesis():

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware.energy import Sourced
+from jaxcodesign.hardware.machines.energy import Sourced
 
 BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8, "fp4": 4, "int4": 4}
 

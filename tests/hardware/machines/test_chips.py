@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import chips
+from jaxcodesign.hardware.machines import chips
 
 CODES = {
   "fp16": np.arange(1 << 16, dtype=np.uint16).view(np.float16),

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from jaxcodesign.hardware import energy
+from jaxcodesign.hardware.machines import energy
 from jaxcodesign.numerics import interpolation
 
 Quantity = Literal["read_j", "write_j", "leakage_w", "area_mm2", "access_s"]

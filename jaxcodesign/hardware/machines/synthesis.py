@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.hardware import energy
+from jaxcodesign.hardware.machines import energy
 from jaxcodesign.numerics import interpolation
 
 Quantity = Literal["area_mm2", "energy_j", "leakage_w"]

@@ -24,9 +24,9 @@ import math
 
 import numpy as np
 
-from jaxcodesign.hardware import cells
-from jaxcodesign.hardware.energy import value
-from jaxcodesign.hardware.spec import (
+from jaxcodesign.hardware.machines import cells
+from jaxcodesign.hardware.machines.energy import value
+from jaxcodesign.hardware.machines.spec import (
   Accelerator,
   Dataflow,
   Dram,
