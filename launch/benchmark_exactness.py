@@ -15,10 +15,11 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import bitserial, dataflow, peers, systolic
-from jaxcodesign.hardware.folding import along
+from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines import energy, presets, sram, synthesis
 from jaxcodesign.hardware.machines.spec import Dataflow
+from jaxcodesign.hardware.simulators import bitserial, peers, systolic
+from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.programs.workload import Gemm, Workload
 from launch.timing import Measurement
 

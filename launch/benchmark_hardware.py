@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcodesign.hardware import bitserial, cost, mapping, systolic, topology, verify
+from jaxcodesign.hardware import cost, mapping, topology, verify
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow, Sram
+from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import published
 from launch.timing import Measurement, ratio, seconds

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 from matplotlib.figure import Figure
 
-from jaxcodesign.hardware import activity, mapping, memory, verify
+from jaxcodesign.hardware import mapping, memory, verify
 from jaxcodesign.hardware.layer_costs import Priced
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import (
   array_figure,

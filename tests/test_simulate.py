@@ -11,8 +11,9 @@ import sys
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import layer_costs, systolic, topology, verify
+from jaxcodesign.hardware import layer_costs, topology, verify
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Workload
 from launch import roofline, simulate
 

@@ -26,8 +26,8 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.cost_report import CostReport
-from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.simulators.folding import along, fill
 from jaxcodesign.hardware.steps import Steps, covering, operands, steps
 from jaxcodesign.hardware.stored import Stored, executed
 from jaxcodesign.numerics.smooth import ceil, maximum

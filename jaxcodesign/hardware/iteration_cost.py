@@ -42,9 +42,9 @@ from jaxcodesign.hardware.backward_products import (
 )
 from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.dataflow import Operand, Sizes
-from jaxcodesign.hardware.fmac_array import MODES, overhead
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.simulators.fmac_array import MODES, overhead
 from jaxcodesign.hardware.steps import Steps, covering, operands, steps
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.smooth import ceil, exceeds, maximum

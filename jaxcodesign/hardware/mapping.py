@@ -21,9 +21,9 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.hardware import loops, memory
-from jaxcodesign.hardware.folding import along
 from jaxcodesign.hardware.loops import ORDERS, Leaf, Mapping, Moved, Nest, Order
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow
+from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.numerics.smooth import maximum
 
 Objective = Literal["time", "energy", "edp", "dram"]

@@ -22,8 +22,9 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import dataflow, systolic
+from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Gemm, Workload
 
 Tiles = Literal["whole", "all", "distinct"]

@@ -11,7 +11,7 @@ import html
 import json
 import string
 
-from jaxcodesign.hardware.activity import NAMES, Fold
+from jaxcodesign.hardware.simulators.activity import NAMES, Fold
 from jaxcodesign.training.array_figure import STATES
 
 

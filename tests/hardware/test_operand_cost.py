@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, dataflow, folding
+from jaxcodesign.hardware import cost, dataflow
 from jaxcodesign.hardware.machines import cells, presets
+from jaxcodesign.hardware.simulators import folding
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, Workload

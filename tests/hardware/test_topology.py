@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs, systolic, topology
+from jaxcodesign.hardware import layer_costs, topology
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Gemm, Workload, trace
 from jaxcodesign.training import published
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import activity, systolic, verify
+from jaxcodesign.hardware import verify
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.simulators import activity, systolic
 from jaxcodesign.programs.workload import Gemm
 
 DATAFLOWS = ("os", "ws", "is")

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import activity
+from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.training import array_figure, array_page, canvas
 
 

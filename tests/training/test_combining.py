@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import systolic
+from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import gather, unpack

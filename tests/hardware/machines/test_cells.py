@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import bitserial
 from jaxcodesign.hardware.machines import cells, energy, presets, synthesis
+from jaxcodesign.hardware.simulators import bitserial
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference" / "pe_synthesis_45nm.csv"
 ROWS = list(csv.DictReader(REFERENCE.read_text().splitlines()))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import bitserial
+from jaxcodesign.hardware.simulators import bitserial
 
 
 def wrapped(x, bits):

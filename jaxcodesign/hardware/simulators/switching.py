@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware.array_scan import Trace
-from jaxcodesign.hardware.folding import fill
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.simulators.array_scan import Trace
+from jaxcodesign.hardware.simulators.folding import fill
 
 
 def energy_j(trace: Trace, accelerator: Accelerator) -> dict[str, Any]:

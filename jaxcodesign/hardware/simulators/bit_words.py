@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware.array_scan import pad, skew, unskew
+from jaxcodesign.hardware.simulators.array_scan import pad, skew, unskew
 
 DATA_BITS = 8
 

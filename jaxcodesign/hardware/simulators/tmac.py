@@ -18,7 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.bit_words import check_magnitude
+from jaxcodesign.hardware.simulators.bit_words import check_magnitude
 from jaxcodesign.numerics.formats import terms
 
 # The Verilog has 16, for exponents up to 7; HESE carries 8-bit values to exponent 8.

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcodesign.hardware import systolic
-from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.machines.spec import Accounting, Dataflow
+from jaxcodesign.hardware.simulators import systolic
+from jaxcodesign.hardware.simulators.folding import along, fill
 
 IDLE, LOADING, MULTIPLYING, DRAINING = range(4)
 NAMES = ("idle", "loads its operand", "multiplies", "drains a result")

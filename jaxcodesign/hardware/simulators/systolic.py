@@ -26,11 +26,11 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.array_scan import Trace, whole_bytes
-from jaxcodesign.hardware.folding import along, fill
 from jaxcodesign.hardware.machines.spec import Accounting, Dataflow
-from jaxcodesign.hardware.systolic_moving import moving
-from jaxcodesign.hardware.systolic_stationary import stationary
+from jaxcodesign.hardware.simulators.array_scan import Trace, whole_bytes
+from jaxcodesign.hardware.simulators.folding import along, fill
+from jaxcodesign.hardware.simulators.systolic_moving import moving
+from jaxcodesign.hardware.simulators.systolic_stationary import stationary
 
 
 def cycles(

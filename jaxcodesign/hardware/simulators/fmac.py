@@ -17,7 +17,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.bit_words import check_magnitude
+from jaxcodesign.hardware.simulators.bit_words import check_magnitude
 
 CHUNK_BITS = 2
 

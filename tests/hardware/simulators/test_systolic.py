@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import bitserial, systolic
+from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.numerics.sparsity import column_combining
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")
-TABLE = Path(__file__).parents[1] / "reference/scalesim.csv"
+TABLE = Path(__file__).parents[2] / "reference/scalesim.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
 
 

@@ -42,9 +42,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.hardware.bricks import DNNSIM as DNNSIM
-from jaxcodesign.hardware.bricks import Bricks, Tile
-from jaxcodesign.hardware.bricks import bricks as bricks
+from jaxcodesign.hardware.simulators.bricks import DNNSIM as DNNSIM
+from jaxcodesign.hardware.simulators.bricks import Bricks, Tile
+from jaxcodesign.hardware.simulators.bricks import bricks as bricks
 from jaxcodesign.numerics.formats import terms
 
 

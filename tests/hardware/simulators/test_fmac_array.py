@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import fmac, fmac_array, folding
-from jaxcodesign.hardware.fmac_array import Bits
+from jaxcodesign.hardware.simulators import fmac, fmac_array, folding
+from jaxcodesign.hardware.simulators.fmac_array import Bits
 from jaxcodesign.numerics.formats import BlockFloat
 
 CASES = [

@@ -33,8 +33,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.array_scan import pad
-from jaxcodesign.hardware.bit_words import (
+from jaxcodesign.hardware.simulators.array_scan import pad
+from jaxcodesign.hardware.simulators.bit_words import (
   DATA_BITS,
   control,
   data_bits,

@@ -39,10 +39,10 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware import fmac_scan
-from jaxcodesign.hardware.array_scan import pad
-from jaxcodesign.hardware.fmac_scan import HOP, Bits, groups
 from jaxcodesign.hardware.machines.spec import Accounting
+from jaxcodesign.hardware.simulators import fmac_scan
+from jaxcodesign.hardware.simulators.array_scan import pad
+from jaxcodesign.hardware.simulators.fmac_scan import HOP, Bits, groups
 
 __all__ = [
   "MODES", "Bits", "Mode", "StationaryTrace", "cycles", "groups", "output_stationary",

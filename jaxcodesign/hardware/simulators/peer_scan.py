@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import peers
-from jaxcodesign.hardware.peers import Bricks, Tile
+from jaxcodesign.hardware.simulators import peers
+from jaxcodesign.hardware.simulators.peers import Bricks, Tile
 from jaxcodesign.numerics.formats import terms
 
 Step = Callable[[jax.Array, jax.Array, Tile], tuple[jax.Array, jax.Array]]

@@ -13,8 +13,13 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.hardware import fmac
-from jaxcodesign.hardware.array_scan import moved_down, moved_right, pad, skew
+from jaxcodesign.hardware.simulators import fmac
+from jaxcodesign.hardware.simulators.array_scan import (
+  moved_down,
+  moved_right,
+  pad,
+  skew,
+)
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 
 HOP = 2  # cycles of a sum from cell to cell: it waits in an output register

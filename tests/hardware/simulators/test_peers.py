@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import peer_scan, peers
-from jaxcodesign.hardware.peers import Tile
+from jaxcodesign.hardware.simulators import peer_scan, peers
+from jaxcodesign.hardware.simulators.peers import Tile
 from jaxcodesign.numerics.formats import terms
 
-REFERENCE = Path(__file__).parents[1] / "reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 ROWS = [
   row
   for row in csv.DictReader((REFERENCE / "dnnsim.csv").read_text().splitlines())

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.array_scan import (
+from jaxcodesign.hardware.simulators.array_scan import (
   Flips,
   Trace,
   busy_cells,

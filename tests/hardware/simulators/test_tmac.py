@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import fmac, tmac
+from jaxcodesign.hardware.simulators import fmac, tmac
 from jaxcodesign.numerics.formats import BlockFloat, terms
 
 

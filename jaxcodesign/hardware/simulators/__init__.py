@@ -1,0 +1,1 @@
+"""Operands to values and cycles: every array, one scan step a clock cycle."""
