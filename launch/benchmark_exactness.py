@@ -15,9 +15,9 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines import energy, presets, sram, synthesis
 from jaxcodesign.hardware.machines.spec import Dataflow
+from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.hardware.simulators import bitserial, peers, systolic
 from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.programs.workload import Gemm, Workload

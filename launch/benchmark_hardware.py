@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcodesign.hardware import cost, mapping, topology, verify
+from jaxcodesign.hardware import cost, topology, verify
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow, Sram
+from jaxcodesign.hardware.mapping import tilings
 from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import published
@@ -151,12 +152,12 @@ def _mapped(layers: int | None) -> Iterator[Measurement]:
     machine = dataclasses.replace(
       presets.int8_45nm(rows, cols, dataflow=flow), **buffers
     )
-    fold = mapping.one_fold(m, k, n, machine)
-    fixed = mapping.simulate(m, k, n, machine, fold)
+    fold = tilings.one_fold(m, k, n, machine)
+    fixed = tilings.simulate(m, k, n, machine, fold)
     began = time.perf_counter()
-    best = mapping.search(m, k, n, machine).cost
+    best = tilings.search(m, k, n, machine).cost
     taken.append(time.perf_counter() - began)
-    least = mapping.search(m, k, n, machine, objective="dram").cost
+    least = tilings.search(m, k, n, machine, objective="dram").cost
     faster.append(float(fixed.time_s / best.time_s))
     lighter.append(float(fixed.moved.dram_bytes / least.moved.dram_bytes))
   took = statistics.median(taken)

@@ -30,10 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from jaxcodesign.hardware import layer_costs, schedule, topology, verify
+from jaxcodesign.hardware import layer_costs, topology, verify
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
-from jaxcodesign.hardware.mapping import Objective
+from jaxcodesign.hardware.mapping import schedule
+from jaxcodesign.hardware.mapping.tilings import Objective
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload

@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 from matplotlib.figure import Figure
 
-from jaxcodesign.hardware import mapping, memory, verify
+from jaxcodesign.hardware import verify
 from jaxcodesign.hardware.layer_costs import Priced
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import memory, tilings
 from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import (
@@ -55,7 +56,7 @@ def pictured(args: argparse.Namespace, work: Workload, priced: Priced) -> Gemm:
 
 def timeline(args: argparse.Namespace, g: Gemm, machine: Accelerator) -> Figure:
   """The tiles of a layer, mapped for the first array."""
-  best = mapping.search(g.m, g.k, g.n, machine, objective=args.map).mapping
+  best = tilings.search(g.m, g.k, g.n, machine, objective=args.map).mapping
   with jax.enable_x64(True):
     _, found = memory.simulate(g.m, g.k, g.n, machine, best)
   title = f"{g.name}, loops {best.order}"

@@ -24,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.machines.spec import Accelerator
-from jaxcodesign.hardware.simulators.folding import along, fill
-from jaxcodesign.hardware.steps import Steps, covering, operands, steps
-from jaxcodesign.hardware.stored import Stored, executed
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
+from jaxcodesign.hardware.mapping.steps import Steps, covering, operands, steps
+from jaxcodesign.hardware.mapping.stored import Stored, executed
+from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.numerics.smooth import ceil, maximum
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
@@ -207,30 +208,6 @@ def folded(
   cycles = fold_cycles(a, s.m, s.k, s.n, step.cycles, step.lanes)
   total = dataflow.Traffic(*(s.count * x for x in edges))
   return Folded(s.runs * folds, s.runs * cycles, total, s.k)
-
-
-def fold_cycles(
-  a: Accelerator, m: Any, k: Any, n: Any, step: Any, lanes: Any = 1
-) -> jax.Array:
-  """Cycles of all folds of products [m, k] x [n, k].
-
-  Args:
-    a: Its rows R, cols C, dataflow, accounting and temperature count.
-    m: [...] sizes, likewise k and n.
-    k: Contraction.
-    n: Columns of the result.
-    step: Cycles of one step of a cell, [...], see `steps`.
-    lanes: Multiply-accumulates of a step: the contraction is ceil(k / lanes) steps.
-
-  `folding` has what a fold takes beyond its steps of time, in both accountings.
-  Both were measured on bit-parallel cells. That a serial cell passes operands on in one
-  cycle, and so fills and drains in as many, is an assumption.
-  """
-  high, wide, time = along(a.dataflow, m, covering(k, lanes), n)
-  # In floating point: sums of small integers overflow.
-  rows, cols = (jnp.asarray(x, jnp.result_type(float)) for x in (a.rows, a.cols))
-  folds = ceil(high / rows, a.temperature) * ceil(wide / cols, a.temperature)
-  return folds * (time * step + fill(a.dataflow, a.accounting, rows, cols))
 
 
 def priceable(accelerator: Accelerator) -> Accelerator:

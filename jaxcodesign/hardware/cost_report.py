@@ -1,9 +1,5 @@
 """What a workload costs, product by product and summed."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import jax
 import numpy as np
 
@@ -68,17 +64,40 @@ class CostReport:
     Raises:
       ValueError: If the report is traced or of many designs.
     """
-    return cost_view.text(self._shown())
+    return cost_view.text(*self._shown())
 
   def _repr_html_(self) -> str:
-    return cost_view.html(self._shown())
+    return cost_view.html(*self._shown())
 
-  def _shown(self) -> CostReport:
+  def _shown(self) -> tuple[list[cost_view.Row], cost_view.Sums]:
     leaves = jax.tree.leaves(self)
     if not all(tree.is_concrete(x) for x in leaves) or np.ndim(self.time_s):
       raise ValueError(
         "this report is traced or of many designs: index it first, "
         "jax.tree.map(lambda x: x[i], report)"
       )
-    wide: Any = jax.tree.map(lambda x: np.asarray(x, np.float64), self)
-    return wide
+    columns = (
+      self.product_time_s,
+      self.product_energy_j,
+      self.product_utilization,
+      self.product_sram_bytes,
+      self.product_dram_bytes,
+    )
+    numbers = zip(*(np.asarray(column, np.float64).tolist() for column in columns))
+    rows = [
+      cost_view.Row(
+        name, *row, {p: float(x[i]) for p, x in self.product_parts_j.items()}
+      )
+      for i, (name, row) in enumerate(zip(self.names, numbers))
+    ]
+    sums = cost_view.Sums(
+      float(self.time_s),
+      float(self.energy_j),
+      float(self.other_time_s),
+      float(self.other_energy_j),
+      float(self.idle_j),
+      float(self.utilization),
+      float(self.traffic_bytes),
+      {part: float(x) for part, x in self.parts_j.items()},
+    )
+    return rows, sums

@@ -1,17 +1,12 @@
 """A cost report for people: text, and HTML that is readable on light and on dark."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import html as escape
-from typing import TYPE_CHECKING, Any
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxcodesign.programs import matrix_view
-
-if TYPE_CHECKING:
-  from jaxcodesign.hardware.cost_report import CostReport
 
 COLOURS = {
   "mac": "#4477AA",
@@ -33,75 +28,114 @@ _STYLE = (
 _TRACK = "display:flex;width:90px;height:6px;background:#8884"
 
 
-def text(report: CostReport) -> str:
+class Row(NamedTuple):
+  """What is shown of a product.
+
+  Attributes:
+    name: Of the product.
+    time_s: Seconds.
+    energy_j: Joules.
+    utilization: In [0, 1].
+    sram_bytes: Into and out of the buffers.
+    dram_bytes: To and from DRAM.
+    parts_j: Joules by cause, those of the HEADER.
+  """
+
+  name: str
+  time_s: float
+  energy_j: float
+  utilization: float
+  sram_bytes: float
+  dram_bytes: float
+  parts_j: Mapping[str, float]
+
+
+class Sums(NamedTuple):
+  """What is shown of all products together; `Row` says the units.
+
+  Attributes:
+    time_s: Of everything.
+    energy_j: Of everything.
+    other_time_s: Of the vector unit and I/O.
+    other_energy_j: Of these.
+    idle_j: Of cells that did not multiply.
+    utilization: Of the array.
+    traffic_bytes: Through DRAM.
+    parts_j: By cause, those of COLOURS.
+  """
+
+  time_s: float
+  energy_j: float
+  other_time_s: float
+  other_energy_j: float
+  idle_j: float
+  utilization: float
+  traffic_bytes: float
+  parts_j: Mapping[str, float]
+
+
+def text(rows: Sequence[Row], sums: Sums) -> str:
   """One product a line: time, energy, bytes, and shares of energy by cause."""
-  rows = [
-    (name, t, e, f"{u:.1%}", s, d, *(f"{x:.0%}" for x in parts.values()))
-    for name, t, e, u, s, d, parts in _rows(report)
-  ]
-  return "\n".join([matrix_view.grid(HEADER, rows), *_summary(report)])
+  lines = []
+  for row in rows:
+    shares = (f"{row.parts_j[part] / row.energy_j:.0%}" for part in HEADER[6:])
+    name, time, energy, utilization, sram, dram = _scaled(row)
+    lines.append((name, time, energy, f"{utilization:.1%}", sram, dram, *shares))
+  return "\n".join([matrix_view.grid(HEADER, lines), *_summary(sums)])
 
 
-def html(report: CostReport) -> str:
+def html(rows: Sequence[Row], sums: Sums) -> str:
   """The same with bars: time and energy against the largest, energy split by cause."""
-  rows = _rows(report)
-  longest = max(row[1] for row in rows)
-  most = max(row[2] for row in rows)
+  longest = max(row.time_s for row in rows)
+  most = max(row.energy_j for row in rows)
   body = []
-  for name, t, e, u, s, d, parts in rows:
-    split = [(COLOURS[p], e / most * x) for p, x in parts.items()]
+  for row in rows:
+    split = [(COLOURS[p], row.parts_j[p] / most) for p in HEADER[6:]]
+    name, time, energy, utilization, sram, dram = _scaled(row)
     cells = (
       escape.escape(name),
-      f"{t:.2f}{_bar([('#009E73', t / longest)])}",
-      f"{e:.3f}{_bar(split)}",
-      f"{u:.1%}{_bar([('#CC79A7', u)])}",
-      f"{s:.3f}",
-      f"{d:.3f}",
+      f"{time:.2f}{_bar([('#009E73', row.time_s / longest)])}",
+      f"{energy:.3f}{_bar(split)}",
+      f"{utilization:.1%}{_bar([('#CC79A7', utilization)])}",
+      f"{sram:.3f}",
+      f"{dram:.3f}",
     )
     body.append(f"<tr>{_cells('td', cells)}</tr>")
   return (
     f'<table style="{_STYLE}"><thead><tr>{_cells("th", HEADER[:6])}</tr></thead>'
     f"<tbody>{''.join(body)}</tbody></table>"
-    f'<p style="color:inherit">{"<br>".join([_legend(report), *_summary(report)])}</p>'
+    f'<p style="color:inherit">{"<br>".join([_legend(sums), *_summary(sums)])}</p>'
   )
 
 
-def _rows(report: CostReport) -> list[tuple[Any, ...]]:
-  """Microseconds, microjoules, utilization, megabytes, and shares of the energy."""
-  columns = (
-    report.product_time_s * 1e6,
-    report.product_energy_j * 1e6,
-    report.product_utilization,
-    report.product_sram_bytes / 1e6,
-    report.product_dram_bytes / 1e6,
-  )
-  numbers = [[float(x) for x in row] for row in zip(*columns)]
-  # jax sorts the keys of a dict.
-  parts = [(p, report.product_parts_j[p]) for p in HEADER[6:]]
-  shares = [
-    {name: float(x[i] / report.product_energy_j[i]) for name, x in parts}
-    for i in range(len(report.names))
-  ]
-  return [(n, *row, share) for n, row, share in zip(report.names, numbers, shares)]
-
-
-def _summary(report: CostReport) -> tuple[str, str]:
-  other = float(report.other_time_s) * 1e6, float(report.other_energy_j) * 1e6
-  idle = float(report.idle_j / report.energy_j)
+def _scaled(row: Row) -> tuple[str, float, float, float, float, float]:
+  """Name, microseconds, microjoules, utilization, megabytes of SRAM and of DRAM."""
   return (
-    f"{float(report.time_s) * 1e6:,.2f} us and {float(report.energy_j) * 1e6:,.3f} uJ, "
-    f"{other[0]:.2f} us and {other[1]:.3f} uJ of these in the {OTHER}",
-    f"utilization {float(report.utilization):.1%}, {idle:.1%} of the energy in idle "
-    f"cells, {float(report.traffic_bytes) / 1e6:,.3f} MB through DRAM",
+    row.name,
+    row.time_s * 1e6,
+    row.energy_j * 1e6,
+    row.utilization,
+    row.sram_bytes / 1e6,
+    row.dram_bytes / 1e6,
   )
 
 
-def _legend(report: CostReport) -> str:
+def _summary(sums: Sums) -> tuple[str, str]:
+  return (
+    f"{sums.time_s * 1e6:,.2f} us and {sums.energy_j * 1e6:,.3f} uJ, "
+    f"{sums.other_time_s * 1e6:.2f} us and {sums.other_energy_j * 1e6:.3f} uJ of these "
+    f"in the {OTHER}",
+    f"utilization {sums.utilization:.1%}, {sums.idle_j / sums.energy_j:.1%} of the "
+    f"energy in idle cells, {sums.traffic_bytes / 1e6:,.3f} MB through DRAM",
+  )
+
+
+def _legend(sums: Sums) -> str:
   swatch = "display:inline-block;width:10px;height:10px;background:"
   return " &nbsp; ".join(
     f'<span style="{swatch}{COLOURS[name]}"></span> {escape.escape(name)} '
-    f"{float(part / report.energy_j):.1%}"
-    for name, part in ((p, report.parts_j[p]) for p in COLOURS)
+    f"{sums.parts_j[name] / sums.energy_j:.1%}"
+    for name in COLOURS
   )
 
 

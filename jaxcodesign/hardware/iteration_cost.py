@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost, dataflow
+from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.backward_products import (
   BY_RIGHT,
   FORWARD,
@@ -41,11 +41,12 @@ from jaxcodesign.hardware.backward_products import (
   in_place,
 )
 from jaxcodesign.hardware.cost_report import CostReport
-from jaxcodesign.hardware.dataflow import Operand, Sizes
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.dataflow import Operand, Sizes
+from jaxcodesign.hardware.mapping.steps import Steps, covering, operands, steps
 from jaxcodesign.hardware.simulators.fmac_array import MODES, overhead
-from jaxcodesign.hardware.steps import Steps, covering, operands, steps
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.smooth import ceil, exceeds, maximum
 from jaxcodesign.programs import precision

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines.spec import Accelerator
-from jaxcodesign.hardware.stored import Stored
+from jaxcodesign.hardware.mapping.stored import Stored
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
 

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines.chips import BITS, Chip, check_format
+from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.programs.workload import Workload
 
 

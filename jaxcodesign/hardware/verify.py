@@ -22,8 +22,8 @@ from typing import Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Gemm, Workload
 

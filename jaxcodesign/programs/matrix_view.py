@@ -1,45 +1,23 @@
 """The matrix view of a workload: one product a line, as text and as HTML."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 import html as escape
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-  from jaxcodesign.programs.workload import Workload
+from typing import Any
 
 HEADER = ("product", "kind", "role", "batch", "m", "k", "n", "count", "MAC")
 
 
-def rows(workload: Workload) -> list[tuple[Any, ...]]:
-  """One row per product, in the order of HEADER."""
-  return [
-    (g.name, g.kind, g.role, g.batch, g.m, g.k, g.n, g.count, g.macs)
-    for g in workload.gemms
-  ]
+def text(rows: Sequence[tuple[Any, ...]], summary: str) -> str:
+  """The table of `rows`, each in the order of HEADER, in fixed width, and a summary."""
+  return grid(HEADER, rows) + "\n" + summary
 
 
-def summary(workload: Workload) -> str:
-  """One line: products, multiplications, parameters, vector work."""
-  elements = sum(v.elements * v.count for v in workload.vector_ops)
-  return (
-    f"{len(workload.gemms)} products, {workload.macs:,} MAC, "
-    f"{workload.parameters:,} parameters, {elements:,} vector elements in "
-    f"{len(workload.vector_ops)} kinds of operation"
-  )
-
-
-def text(workload: Workload) -> str:
-  """The table in fixed width, with a total."""
-  return grid(HEADER, rows(workload)) + "\n" + summary(workload)
-
-
-def html(workload: Workload) -> str:
+def html(rows: Sequence[tuple[Any, ...]], summary: str) -> str:
   """The table as HTML, shown by notebooks."""
-  return html_grid(HEADER, rows(workload)) + f"<p>{summary(workload)}</p>"
+  return html_grid(HEADER, rows) + f"<p>{summary}</p>"
 
 
-def grid(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def grid(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
   """Any table in fixed width: text to the left, numbers to the right."""
   cells = [list(header)] + [[_cell(c) for c in row] for row in rows]
   widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -54,7 +32,7 @@ def grid(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
   return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
-def html_grid(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def html_grid(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
   """Any table as HTML, escaped."""
   line = lambda tag, row: "".join(f"<{tag}>{escape.escape(c)}</{tag}>" for c in row)
   body = "".join(f"<tr>{line('td', [_cell(c) for c in row])}</tr>" for row in rows)

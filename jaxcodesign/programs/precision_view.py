@@ -50,7 +50,7 @@ class Description:
 
   def table(self) -> str:
     """The rows in fixed width, with a summary."""
-    return matrix_view.grid(HEADER, list(self.rows)) + "\n" + self.summary()
+    return matrix_view.grid(HEADER, self.rows) + "\n" + self.summary()
 
   def summary(self) -> str:
     """One line: how many products, and which share of the multiplications."""
@@ -66,7 +66,7 @@ class Description:
     return self.table()
 
   def _repr_html_(self) -> str:
-    table = matrix_view.html_grid(HEADER, list(self.rows))
+    table = matrix_view.html_grid(HEADER, self.rows)
     return f"{table}<p>{self.summary()}</p>"
 
 

@@ -152,10 +152,24 @@ class Workload:
 
   def table(self) -> str:
     """The matrix view as text, one product a line."""
-    return matrix_view.text(self)
+    return matrix_view.text(self._rows(), self._summary())
 
   def _repr_html_(self) -> str:
-    return matrix_view.html(self)
+    return matrix_view.html(self._rows(), self._summary())
+
+  def _rows(self) -> list[tuple[Any, ...]]:
+    """One row a product, in the order of `matrix_view.HEADER`."""
+    return [
+      (g.name, g.kind, g.role, g.batch, g.m, g.k, g.n, g.count, g.macs)
+      for g in self.gemms
+    ]
+
+  def _summary(self) -> str:
+    elements = sum(v.elements * v.count for v in self.vector_ops)
+    return (
+      f"{len(self.gemms)} products, {self.macs:,} MAC, {self.parameters:,} parameters, "
+      f"{elements:,} vector elements in {len(self.vector_ops)} kinds of operation"
+    )
 
 
 class Site(NamedTuple):

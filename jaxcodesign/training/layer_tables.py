@@ -12,7 +12,7 @@ from jaxcodesign.hardware.layer_costs import (
   Saved,
   by_kind,
 )
-from jaxcodesign.hardware.schedule import Scheduled
+from jaxcodesign.hardware.mapping.schedule import Scheduled
 from jaxcodesign.hardware.verify import Checked
 from jaxcodesign.training.findings import quantity
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import stored as storing
-from jaxcodesign.hardware.stored import Stored
+from jaxcodesign.hardware.mapping import stored as storing
+from jaxcodesign.hardware.mapping.stored import Stored
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import (

@@ -7,7 +7,7 @@ from matplotlib.patches import Patch
 import numpy as np
 
 from jaxcodesign.hardware.machines.spec import Accelerator
-from jaxcodesign.hardware.memory import Timeline
+from jaxcodesign.hardware.mapping.memory import Timeline
 from jaxcodesign.training.canvas import COLOURS, MUTED, blank, style
 
 _LANES = ("DRAM channel", "array")

@@ -15,8 +15,10 @@ import pytest
 
 import jaxcodesign
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost, dataflow
+from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
@@ -45,7 +47,7 @@ def test_cycles_and_reads_are_those_of_scalesim():
     machine = dataclasses.replace(machine, accounting="scalesim")
     with jax.enable_x64(True):
       m, k, n = (np.float64(row[name]) for name in ("M", "K", "N"))
-      cycles = float(cost.fold_cycles(machine, m, k, n, 1.0))
+      cycles = float(fold_cycles(machine, m, k, n, 1.0))
       one = Workload((gemm(int(m), int(k), int(n)),))
       moved = dataflow.traffic(machine, dataflow.sizes(one))
       moved = jax.tree.map(lambda x: float(x[0]), moved)
@@ -61,10 +63,10 @@ def test_rtl_accounting_is_that_of_the_verilog_array():
   # K + 2R + C - 1 and 3R + C + T - 2, as simulated by Verilator.
   for r, wanted in ((8, 535), (16, 559), (32, 607)):
     machine = presets.int8_45nm(r, r)
-    assert cost.fold_cycles(machine, 8.0, 512.0, 8.0, 1.0) == wanted
+    assert fold_cycles(machine, 8.0, 512.0, 8.0, 1.0) == wanted
   for r, c, wanted in ((8, 8, 130), (8, 16, 138)):
     machine = presets.int8_45nm(r, c, dataflow="ws")
-    assert cost.fold_cycles(machine, 100.0, 8.0, 8.0, 1.0) == wanted
+    assert fold_cycles(machine, 100.0, 8.0, 8.0, 1.0) == wanted
 
 
 def loop(g, machine, step):

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs, stored
+from jaxcodesign.hardware import layer_costs
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.mapping import stored
 from jaxcodesign.numerics.sparsity import column_combining
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 

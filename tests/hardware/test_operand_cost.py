@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, dataflow
+from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import cells, presets
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
 from jaxcodesign.hardware.simulators import folding
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
@@ -98,7 +100,7 @@ def test_at_a_fixed_fold_count_a_row_costs_only_its_fill(
     a = dataclasses.replace(presets.int8_45nm(r, cols), accounting=accounting)
     a = dataclasses.replace(a, dataflow=flow)
     with jax.enable_x64(True):
-      taken.append(int(cost.fold_cycles(a, *map(np.float64, sizes), 1.0)))
+      taken.append(int(fold_cycles(a, *map(np.float64, sizes), 1.0)))
   fill = folding.fill(flow, accounting, 1, 0) - folding.fill(flow, accounting, 0, 0)
   if folds(rows) == folds(rows + 1):
     assert taken[1] - taken[0] == folds(rows) * fill

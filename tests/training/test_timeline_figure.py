@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import memory
-from jaxcodesign.hardware.loops import Mapping
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.mapping import memory
+from jaxcodesign.hardware.mapping.loops import Mapping
 from jaxcodesign.training import canvas, timeline_figure
 
 

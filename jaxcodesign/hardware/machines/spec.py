@@ -254,7 +254,7 @@ class Accelerator:
       smooth, so that gradients see past the next tile boundary and the resource that
       is not the bottleneck. 0.05 to 0.5 is useful; see `smooth`.
     dataflow: What stays in the cells: "os" outputs, "ws" weights, "is" inputs.
-    accounting: Which cycles of a fold count, see `cost.fold_cycles`.
+    accounting: Which cycles of a fold count, see `fold_cycles`.
 
   Raises:
     ValueError: When made with a number that is known and not positive, or a kind that

@@ -14,6 +14,7 @@ import pytest
 from jaxcodesign import tree
 from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import energy, presets, spec, sram
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference"
@@ -161,8 +162,8 @@ def test_areas_of_small_integers_are_those_of_floats():
     for quantity in ("array_mm2", "area_mm2", "leakage_w"):
       price = float(getattr(wanted, quantity)())
       assert float(getattr(found, quantity)()) == pytest.approx(price), quantity
-    cycles = cost.fold_cycles(found, 500.0, 64.0, 500.0, 1.0)
-    assert float(cycles) == float(cost.fold_cycles(wanted, 500.0, 64.0, 500.0, 1.0))
+    cycles = fold_cycles(found, 500.0, 64.0, 500.0, 1.0)
+    assert float(cycles) == float(fold_cycles(wanted, 500.0, 64.0, 500.0, 1.0))
   square = dataclasses.replace(presets.int8_45nm(), rows=np.uint8(200))
   square = dataclasses.replace(square, cols=np.uint8(200))
   assert square.array_mm2() == pytest.approx(40_000 * energy.value("int8_mac_mm2"))

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import mapping, memory, schedule
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Sram
+from jaxcodesign.hardware.mapping import memory, schedule, tilings
 from jaxcodesign.programs.workload import Gemm, Workload
 
 SMALL = dataclasses.replace(
@@ -25,7 +25,7 @@ def test_every_product_has_the_mapping_that_a_search_finds():
   assert [(x.name, x.runs) for x in rows] == [("a", 1), ("b", 6), ("again", 1)]
   assert rows[2].found is rows[0].found
   for row, g in zip(rows, WORK.gemms):
-    best = mapping.search(g.m, g.k, g.n, SMALL, objective="dram")
+    best = tilings.search(g.m, g.k, g.n, SMALL, objective="dram")
     assert row.found.mapping == best.mapping
     assert row.found.cost.moved.dram_bytes == best.cost.moved.dram_bytes
     assert row.fixed is not None
@@ -36,11 +36,11 @@ def test_every_product_has_the_mapping_that_a_search_finds():
 def test_a_mapping_costs_what_the_simulator_finds(tiles):
   room = dataclasses.replace(SMALL, ifmap=Sram(8192.0), weight=Sram(8192.0),
                              ofmap=Sram(65536.0))  # fmt: skip
-  cut = mapping.Mapping(*tiles, "nkm")
-  cost = mapping.simulate(90, 40, 50, room, cut)
+  cut = tilings.Mapping(*tiles, "nkm")
+  cost = tilings.simulate(90, 40, 50, room, cut)
   with jax.enable_x64(True):
     seconds, timeline = memory.simulate(90, 40, 50, room, cut)
-    priced = mapping.evaluate(90, 40, 50, room, cut)
+    priced = tilings.evaluate(90, 40, 50, room, cut)
   assert cost.time_s == float(seconds) and cost.cycles == float(timeline.cycles)
   assert cost.moved.dram_bytes == float(timeline.moved.dram_bytes)
   # The closed form has the same bytes, and waits no longer.
@@ -52,12 +52,12 @@ def test_a_mapping_costs_what_the_simulator_finds(tiles):
 
 
 def test_what_nobody_would_wait_for_is_refused():
-  cut = mapping.Mapping(1, 1, 1)
-  for run in (mapping.simulate, memory.simulate):
+  cut = tilings.Mapping(1, 1, 1)
+  for run in (tilings.simulate, memory.simulate):
     with pytest.raises(ValueError, match=r"68,719,476,736 tiles are too many"):
       run(4096, 4096, 4096, SMALL, cut)
   with pytest.raises(ValueError, match="k=0: a size is at least 1"):
-    mapping.evaluate(3, 0, 3, SMALL, cut)
+    tilings.evaluate(3, 0, 3, SMALL, cut)
 
 
 def test_a_product_that_fits_nowhere_is_named():

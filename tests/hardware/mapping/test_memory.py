@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import loops, memory
-from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.mapping import loops, memory
+from jaxcodesign.hardware.mapping.loops import BUFFERS, ORDERS, Mapping
 from jaxcodesign.hardware.simulators import systolic
 
 CLOCK = 2.0**29  # with powers of two for the bandwidth, every time is exact

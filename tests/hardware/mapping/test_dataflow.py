@@ -17,7 +17,7 @@ from jaxcodesign.hardware.machines import presets
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload, trace
 
 KIB = 1024
-TABLE = pathlib.Path(__file__).parents[1] / "reference" / "cacti_sram.csv"
+TABLE = pathlib.Path(__file__).parents[2] / "reference" / "cacti_sram.csv"
 CACTI = {
   int(r["size_kb"]): r
   for r in csv.DictReader(TABLE.read_text().splitlines())

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcodesign.hardware import mapping
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow
-from jaxcodesign.hardware.mapping import Cost, Found, Objective
+from jaxcodesign.hardware.mapping import tilings
+from jaxcodesign.hardware.mapping.tilings import Cost, Found, Objective
 from jaxcodesign.programs.workload import Workload
 
 
@@ -54,7 +54,7 @@ def schedule(
     size = (g.m, g.k, g.n)
     if size not in seen:
       try:
-        found = mapping.search(*size, machine, objective=objective, dataflows=dataflows)
+        found = tilings.search(*size, machine, objective=objective, dataflows=dataflows)
       except ValueError as error:
         raise ValueError(f"{g.name}: {error}") from error
       seen[size] = (found, _fixed(size, machine))
@@ -63,7 +63,7 @@ def schedule(
 
 def _fixed(size: tuple[int, int, int], machine: Accelerator) -> Cost | None:
   try:
-    return mapping.simulate(*size, machine, mapping.one_fold(*size, machine))
+    return tilings.simulate(*size, machine, tilings.one_fold(*size, machine))
   except ValueError:  # a fold of it fits no buffer
     return None
 

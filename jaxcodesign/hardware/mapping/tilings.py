@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import loops, memory
-from jaxcodesign.hardware.loops import ORDERS, Leaf, Mapping, Moved, Nest, Order
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow
+from jaxcodesign.hardware.mapping import loops, memory
+from jaxcodesign.hardware.mapping.loops import ORDERS, Leaf, Mapping, Moved, Nest, Order
 from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.numerics.smooth import maximum
 

@@ -36,8 +36,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import dataflow
 from jaxcodesign.hardware.machines.spec import Accelerator, Leaf
+from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.numerics.sparsity.column_groups import concrete
 from jaxcodesign.numerics.sparsity.packed_columns import PackedColumns
 from jaxcodesign.programs.workload import Gemm, Workload

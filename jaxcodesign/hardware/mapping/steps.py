@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware.dataflow import Operand
 from jaxcodesign.hardware.machines import synthesis
 from jaxcodesign.hardware.machines.spec import Mac
+from jaxcodesign.hardware.mapping.dataflow import Operand
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.formats.rounding import (

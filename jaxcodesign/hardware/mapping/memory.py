@@ -28,9 +28,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.hardware import cost, loops
-from jaxcodesign.hardware.loops import INDICES, REUSED, Leaf, Mapping, Moved, Nest
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import loops
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
+from jaxcodesign.hardware.mapping.loops import (
+  INDICES,
+  REUSED,
+  Leaf,
+  Mapping,
+  Moved,
+  Nest,
+)
 
 STALLS = ("ifmap", "weight", "sums", "ofmap")
 
@@ -260,7 +268,7 @@ def visit(
     ofmap_read=continued + spilled + jnp.where(final, held[2], 0.0),
     ofmap_written=edges.ofmap_writes * wide + loads[2],
   )  # fmt: skip
-  compute = cost.fold_cycles(a, extent[0], extent[1], extent[2], step)
+  compute = fold_cycles(a, extent[0], extent[1], extent[2], step)
   return Tile(
     compute, loads, spilled + results, fresh, jnp.where(fresh, held, 0.0)
   ), moved

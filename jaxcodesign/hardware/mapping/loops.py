@@ -31,8 +31,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost, dataflow
 from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
 from jaxcodesign.numerics.smooth import ceil, exceeds
 
 Leaf = jax.typing.ArrayLike
@@ -184,7 +185,7 @@ def totals(loops: Nest, a: Accelerator, step: Leaf) -> tuple[jax.Array, Moved]:
   extent = jnp.where(last, edge[None], full[None])
   many = jnp.prod(jnp.where(last, 1.0, (counts - 1)[None]), axis=-1)  # [8]
   m, k, n = extent.T
-  compute = jnp.sum(many * cost.fold_cycles(a, m, k, n, step))
+  compute = jnp.sum(many * fold_cycles(a, m, k, n, step))
   edges = dataflow.Traffic(*(jnp.sum(many * x) for x in at_edges(extent, a)))
   volume = areas(loops.sizes) * widths(a)  # [3] bytes of each operand, sums wide
   again = (_passes(loops, counts, a.temperature) - 1) * (1 - stays(loops, a))
@@ -243,7 +244,7 @@ def bound_cycles(
   leave = edge[0] * edge[2] * widths(a)[0] / channel
   fetched = (moved.ifmap_in + moved.weight_in + moved.sums_in) / channel
   begin = (first[0] + first[1]) / channel + latency_s * a.clock_hz
-  tail = cost.fold_cycles(a, edge[0], edge[1], edge[2], step)
+  tail = fold_cycles(a, edge[0], edge[1], edge[2], step)
   return jnp.stack(
     [begin + compute + leave, moved.dram_bytes / channel, fetched + tail + leave]
   )

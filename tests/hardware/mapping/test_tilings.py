@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import mapping, memory
-from jaxcodesign.hardware.loops import BUFFERS, ORDERS, Mapping
 from jaxcodesign.hardware.machines import presets
-from tests.hardware.test_memory import (
+from jaxcodesign.hardware.mapping import memory, tilings
+from jaxcodesign.hardware.mapping.loops import BUFFERS, ORDERS, Mapping
+from tests.hardware.mapping.test_memory import (
   CLOCK,
   LAYER,
   MAPPINGS,
@@ -24,7 +24,7 @@ from tests.hardware.test_memory import (
   walk,
 )
 
-TABLE = Path(__file__).parents[1] / "reference/scalesim.csv"
+TABLE = Path(__file__).parents[2] / "reference/scalesim.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
 OBJECTIVES = ("time", "energy", "edp", "dram")
 
@@ -78,7 +78,7 @@ def ladder(size, unit):
   [((30, 36, 44), 0.25, 0), ((51, 21, 44), 4.0, 400), ((68, 69, 20), 16.0, 150)],
 )
 def test_search_finds_what_exhaustive_python_finds(sizes, rate, latency, monkeypatch):
-  monkeypatch.setattr(mapping, "_BATCH", 2)  # few at a time: the bound must be right
+  monkeypatch.setattr(tilings, "_BATCH", 2)  # few at a time: the bound must be right
   tried, room = {}, np.array((1024, 1100, 1600))
   held = lambda m, k, n: np.array((m * k, k * n, 4 * m * n))
   for dataflow in ("os", "ws"):
@@ -89,7 +89,7 @@ def test_search_finds_what_exhaustive_python_finds(sizes, rate, latency, monkeyp
       if np.all((2 * held(*tiles) <= room) | (held(*sizes) <= room)):
         tried[dataflow, *tiles, order] = by_hand(sizes, a, tiling, latency)
   for objective in OBJECTIVES:
-    found = mapping.search(
+    found = tilings.search(
       *sizes,
       a,
       objective=objective,
@@ -113,9 +113,9 @@ def test_search_finds_what_exhaustive_python_finds(sizes, rate, latency, monkeyp
 @pytest.mark.parametrize("row", ROWS[::43], ids=lambda r: f"{r['layer']}-{r['rows']}")
 def test_search_beats_the_mapping_of_scalesim(row):
   sizes, a = of_row(row)
-  fixed = Events(sizes, a, mapping.one_fold(*sizes, a))
-  quickest = mapping.search(*sizes, a).cost
-  leanest = mapping.search(*sizes, a, objective="dram").cost
+  fixed = Events(sizes, a, tilings.one_fold(*sizes, a))
+  quickest = tilings.search(*sizes, a).cost
+  leanest = tilings.search(*sizes, a, objective="dram").cost
   assert quickest.cycles <= float(fixed.time)
   (m, k, n), leanest_bytes = sizes, leanest.moved.dram_bytes
   assert m * k + n * k + m * n <= leanest_bytes <= sum(fixed.dram.values())
@@ -123,12 +123,12 @@ def test_search_beats_the_mapping_of_scalesim(row):
 
 def test_one_fold_is_the_mapping_of_scalesim():
   """Its folds, cycles and buffer reads, given room for whole folds."""
-  priced = jax.jit(mapping.evaluate)
+  priced = jax.jit(tilings.evaluate)
   for row in ROWS[::4]:
     sizes, a = of_row(row)
     large = {b: dataclasses.replace(a.ifmap, capacity_bytes=2.0**40) for b in BUFFERS}
     a = dataclasses.replace(a, **large)
-    tiling = mapping.one_fold(*sizes, a)
+    tiling = tilings.one_fold(*sizes, a)
     (m, k, n), (r, c) = sizes, (int(a.rows), int(a.cols))
     high, wide = {"os": (m, n), "ws": (k, n), "is": (k, m)}[a.dataflow]
     letters = {"os": "mn", "ws": "kn", "is": "km"}[a.dataflow]
@@ -149,7 +149,7 @@ def test_larger_buffers_are_never_worse():
   for grown in (1, 1.5, 2, 4, 16, 64):
     a = machine(np.multiply((1024, 1100, 1600), grown), rate=2.0, array=(8, 12))
     for objective in previous:
-      cost = mapping.search(100, 120, 90, a, objective=objective).cost
+      cost = tilings.search(100, 120, 90, a, objective=objective).cost
       now = {"dram": cost.moved.dram_bytes, "time": cost.time_s}[objective]
       assert now <= previous[objective]
       previous[objective] = now
@@ -158,15 +158,15 @@ def test_larger_buffers_are_never_worse():
 
 def test_other_sizes_and_numbers_are_not_compiled_again(monkeypatch):
   a = machine((4096, 4096, 8192), rate=2.0, array=(8, 12))
-  mapping.search(100, 120, 90, a)
+  tilings.search(100, 120, 90, a)
 
   def traced(*_):
     pytest.fail("traced again")
 
-  monkeypatch.setattr(mapping, "_price", traced)
+  monkeypatch.setattr(tilings, "_price", traced)
   monkeypatch.setattr(memory, "serve", traced)
   faster = machine((5000, 6000, 9000), rate=3.0, array=(16, 8))
-  assert mapping.search(77, 130, 55, faster, objective="edp").simulated
+  assert tilings.search(77, 130, 55, faster, objective="edp").simulated
 
 
 WIDE, TILES = (196.0, 576.0, 100.0), (24.7, 61.3, 29.2)
@@ -174,7 +174,7 @@ WIDE, TILES = (196.0, 576.0, 100.0), (24.7, 61.3, 29.2)
 
 def relaxed(tiles, a, order="knm"):
   """Logarithms of seconds, joules and DRAM bytes."""
-  cost = mapping.evaluate(*WIDE, a, Mapping(*tiles, order))
+  cost = tilings.evaluate(*WIDE, a, Mapping(*tiles, order))
   return jnp.log(jnp.stack([cost.time_s, cost.energy_j, cost.moved.dram_bytes]))
 
 
@@ -205,7 +205,7 @@ def test_the_relaxed_cost_tends_to_the_exact_one():
 
 def test_what_does_not_fit_costs_forever():
   a = presets.int8_45nm()
-  cost = jax.jit(mapping.evaluate)(4096, 4096, 4096, a, Mapping(4096, 32, 32))
+  cost = jax.jit(tilings.evaluate)(4096, 4096, 4096, a, Mapping(4096, 32, 32))
   assert cost.time_s == cost.energy_j == jnp.inf
   np.testing.assert_allclose(cost.fill, [4.0, 1 / 64, 16.0])
 
@@ -213,23 +213,23 @@ def test_what_does_not_fit_costs_forever():
 def test_searches_that_cannot_be_are_refused():
   a = presets.int8_45nm()
   with pytest.raises(ValueError, match="objective='speed': time, energy, edp, dram"):
-    mapping.search(8, 8, 8, a, objective="speed")
+    tilings.search(8, 8, 8, a, objective="speed")
   with pytest.raises(ValueError, match="clock_hz is traced: a search returns static"):
     jax.grad(
       lambda hz: (
-        mapping.search(8, 8, 8, dataclasses.replace(a, clock_hz=hz)).cost.time_s
+        tilings.search(8, 8, 8, dataclasses.replace(a, clock_hz=hz)).cost.time_s
       )
     )(5e8)
   with pytest.raises(ValueError, match="ofmap buffer is too small: a tile needs 4096"):
-    mapping.search(64, 64, 64, dataclasses.replace(a, ofmap=presets.Sram(8191.0)))
+    tilings.search(64, 64, 64, dataclasses.replace(a, ofmap=presets.Sram(8191.0)))
   with pytest.raises(ValueError, match=r"Accelerator\.ifmap.*"):
-    mapping.search(
+    tilings.search(
       64, 64, 64, machine((512, 1e4, 1e4), array=(4, 4)), objective="energy"
     )
   with pytest.raises(ValueError, match="k=0: a size is an integer"):
-    mapping.search(8, 0, 8, a)
+    tilings.search(8, 0, 8, a)
   with pytest.raises(ValueError, match="ifmap buffer is too small"):
-    mapping.one_fold(64, 64, 64, dataclasses.replace(a, ifmap=presets.Sram(2047.0)))
+    tilings.one_fold(64, 64, 64, dataclasses.replace(a, ifmap=presets.Sram(2047.0)))
 
 
 def test_serial_cells_take_their_cycles():

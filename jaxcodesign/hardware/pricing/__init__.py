@@ -1,0 +1,1 @@
+"""Workload, machine and mapping to seconds, joules and square millimetres."""
