@@ -1,9 +1,28 @@
 """Design efficient AI models and their accelerators together."""
 
-from jaxcodesign.hardware.cost import evaluate
-from jaxcodesign.programs.precision import quantize
-from jaxcodesign.programs.rewrite import rewrite_gemms
-from jaxcodesign.programs.workload import trace
+from typing import TYPE_CHECKING
 
-__all__ = ["evaluate", "quantize", "rewrite_gemms", "trace"]
+from jaxcodesign.faces import face
+
+if TYPE_CHECKING:
+  from jaxcodesign import hardware as hardware
+  from jaxcodesign import numerics as numerics
+  from jaxcodesign import programs as programs
+  from jaxcodesign import tree as tree
+  from jaxcodesign.hardware.pricing.cost import evaluate as evaluate
+  from jaxcodesign.programs.precision import quantize as quantize
+  from jaxcodesign.programs.rewrite import rewrite_gemms as rewrite_gemms
+  from jaxcodesign.programs.workload import trace as trace
+
 __version__ = "0.1.0"
+__getattr__, __dir__, __all__ = face(  # pyright: ignore[reportUnsupportedDunderAll]
+  __name__,
+  evaluate="hardware.pricing.cost:evaluate",
+  hardware="hardware",
+  numerics="numerics",
+  programs="programs",
+  quantize="programs.precision:quantize",
+  rewrite_gemms="programs.rewrite:rewrite_gemms",
+  trace="programs.workload:trace",
+  tree="tree",
+)

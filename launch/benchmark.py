@@ -25,8 +25,8 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import models, published
 from launch.benchmark_combining import combining

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcodesign.hardware import cost, topology, verify
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow, Sram
 from jaxcodesign.hardware.mapping import tilings
+from jaxcodesign.hardware.pricing import cost, topology, verify
 from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import published

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from jaxcodesign.hardware import cost
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
   codesign,

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.hardware import roofline
 from jaxcodesign.hardware.machines.chips import Chip
+from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import canvas, published
 from launch import timing

@@ -21,8 +21,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxcodesign.hardware import roofline
 from jaxcodesign.hardware.machines import chips
+from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import canvas, experiment, published, roofline_figure
 from launch import measure, outcome

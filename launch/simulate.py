@@ -10,7 +10,7 @@ python -m launch.simulate vgg16 --array 16x16 --picture fill.png --animation fil
 python -m launch.simulate mobilenet --array 128x128 --against full --kinds kinds.png
 
 NETWORK is a config of configs/, a CSV file (a SCALE-Sim topology or a list of products,
-see jaxcodesign/hardware/topology.py), or the name of a published network.
+see jaxcodesign/hardware/pricing/topology.py), or the name of a published network.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from jaxcodesign.hardware import layer_costs, topology, verify
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
 from jaxcodesign.hardware.mapping import schedule
 from jaxcodesign.hardware.mapping.tilings import Objective
+from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
@@ -240,7 +240,7 @@ def run(
   console: Console,
 ) -> None:
   """Prices, prints, verifies, draws and writes."""
-  found = [layer_costs.price(work, m, policy=policy(args)) for m in machines]
+  found = [layers.price(work, m, policy=policy(args)) for m in machines]
   one = len(found) == 1
   show(layer_tables.one(found[0]) if one else layer_tables.beside(found), console)
   tables, against = simulate_kinds.told(args, found, policy(args), other)
@@ -250,12 +250,12 @@ def run(
     "command": command,
     "versions": networks.versions(),
     "network": args.network,
-    "arrays": [layer_costs.record(priced) for priced in found],
+    "arrays": [layers.record(priced) for priced in found],
     "against": against,
   }
   verify_and_map(args, work, found, record["arrays"], console)
   if args.csv:
-    write(args.csv, layer_costs.table(found))
+    write(args.csv, layers.table(found))
   if args.json:
     write(args.json, json.dumps(record, indent=2) + "\n")
   draw(args, work, found)
@@ -267,7 +267,7 @@ def run(
 def verify_and_map(
   args: argparse.Namespace,
   work: Workload,
-  found: list[layer_costs.Priced],
+  found: list[layers.Priced],
   records: list[dict[str, Any]],
   console: Console,
 ) -> None:
@@ -305,7 +305,7 @@ def show(table: Table, console: Console) -> None:
 def verified(
   args: argparse.Namespace,
   work: Workload,
-  priced: layer_costs.Priced,
+  priced: layers.Priced,
   console: Console,
 ) -> Iterator[verify.Checked]:
   """Simulates layer after layer, with a bar on a terminal."""
@@ -323,7 +323,7 @@ def verified(
 def scheduled(
   args: argparse.Namespace,
   work: Workload,
-  priced: layer_costs.Priced,
+  priced: layers.Priced,
   console: Console,
 ) -> Iterator[schedule.Scheduled]:
   """Searches layer after layer, with a bar on a terminal."""

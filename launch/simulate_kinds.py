@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from jaxcodesign.hardware import layer_costs
-from jaxcodesign.hardware.layer_costs import Priced
+from jaxcodesign.hardware.pricing import layers
+from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
@@ -53,16 +53,16 @@ def told(
 ) -> tuple[list[Table], list[dict[str, Any]]]:
   """Tables of kinds, and of what is saved against the twin; the latter for JSON."""
   tables = []
-  if len(layer_costs.by_kind(found[0])) > 1:
+  if len(layers.by_kind(found[0])) > 1:
     tables.append(layer_tables.kinds(found))
   if other is None:
     return tables, []
-  full = [layer_costs.price(other, p.machine, policy=policy) for p in found]
-  rows = [layer_costs.saved(*pair) for pair in zip(found, full)]
+  full = [layers.price(other, p.machine, policy=policy) for p in found]
+  rows = [layers.saved(*pair) for pair in zip(found, full)]
   title = f"{args.network} against its twin of {args.against} convolutions"
   tables.append(layer_tables.saved(rows, title))
   return tables, [
-    row._asdict() | {"twin": layer_costs.record(p)} for row, p in zip(rows, full)
+    row._asdict() | {"twin": layers.record(p)} for row, p in zip(rows, full)
   ]
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import jax
 from matplotlib.figure import Figure
 
-from jaxcodesign.hardware import verify
-from jaxcodesign.hardware.layer_costs import Priced
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping import memory, tilings
+from jaxcodesign.hardware.pricing import verify
+from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import (

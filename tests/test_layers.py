@@ -60,13 +60,13 @@ def test_every_file_keeps_its_layer():
   ("path", "line"),
   [
     ("numerics/formats/terms.py", "import flax.linen"),
-    ("hardware/cost.py", "from optax import adam"),
+    ("hardware/pricing/cost.py", "from optax import adam"),
     ("programs/rewrite.py", "def f():\n  import orbax.checkpoint"),
     ("numerics/formats/terms.py", "from jaxcodesign.hardware import cost"),
     ("numerics/formats/terms.py", "from ..programs import workload"),
     ("tree.py", "import jaxcodesign.numerics"),
     ("programs/workload.py", "from jax.extend import core"),
-    ("hardware/cost.py", "import jax\njax._src.core.Jaxpr"),
+    ("hardware/pricing/cost.py", "import jax\njax._src.core.Jaxpr"),
   ],
 )
 def test_a_broken_layer_is_noticed(path, line):

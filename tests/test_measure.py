@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import roofline
 from jaxcodesign.hardware.machines import chips
+from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.programs.workload import trace
 from jaxcodesign.training import published
 from launch import measure

@@ -11,8 +11,8 @@ import sys
 from PIL import Image
 import pytest
 
-from jaxcodesign.hardware import layer_costs, topology, verify
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Workload
 from launch import roofline, simulate
@@ -143,7 +143,7 @@ def test_a_depthwise_layer_is_simulated_on_128_x_128_cells(flow):
   (deep,) = [g for g in work.gemms if g.name == "block07/depthwise/kernel"]
   machine = presets.int8_45nm(128, 128, dataflow=flow)
   checked = verify.product(deep, machine)
-  (layer,) = layer_costs.price(Workload((deep,)), machine).layers
+  (layer,) = layers.price(Workload((deep,)), machine).layers
   assert layer.kind == "depthwise" and layer.runs == 512
   assert layer.array_cycles == 512 * checked.counted.cycles
   never_waiting = layer.utilization * layer.cycles / layer.array_cycles

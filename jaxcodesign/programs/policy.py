@@ -2,7 +2,7 @@
 
 A policy is a sequence of rules; the first one that matches a product decides. The same
 policy quantizes a function (`precision.quantize`), prints what that does
-(`precision.describe`), and prices a workload (`hardware.cost.evaluate`), so accuracy
+(`precision.describe`), and prices a workload (`cost.evaluate`), so accuracy
 and cost speak of the same thing.
 """
 

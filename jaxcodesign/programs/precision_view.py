@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxcodesign import tree
-from jaxcodesign.numerics import formats
+from jaxcodesign.numerics.formats import microscaling, minifloat
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import matrix_view
 
@@ -76,7 +76,8 @@ def label(fmt: Format | None, otherwise: str) -> str:
     return otherwise
   leaves = jax.tree.leaves(fmt)
   if all(isinstance(leaf, (int, float)) for leaf in leaves):
-    named = ((n, f) for n, f in vars(formats).items() if isinstance(f, Format))
+    constants = vars(minifloat) | vars(microscaling)
+    named = ((n, f) for n, f in constants.items() if isinstance(f, Format))
     for name, known in named:
       if type(known) is type(fmt) and known == fmt:
         return name

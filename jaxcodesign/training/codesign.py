@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace

@@ -19,9 +19,9 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from jaxcodesign.hardware import iteration_cost
-from jaxcodesign.hardware.iteration_cost import Passes
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
+from jaxcodesign.hardware.pricing import iteration
+from jaxcodesign.hardware.pricing.iteration import Passes
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
   canvas,
@@ -181,7 +181,7 @@ def _prices(config: Comparison, runs: Sequence[Run]) -> to_accuracy.Prices:
     if system.adaptive:
       price = _moving(work, system, run.folder / "telemetry.npz")
     else:
-      cost = iteration_cost.iteration(work, system)
+      cost = iteration.iteration(work, system)
       price = Price(float(cost.time_s), float(cost.energy_j))
     found.setdefault(run.system.name, {})[run.seed] = price
   return found
@@ -209,7 +209,7 @@ def _moving(work: Workload, system: NumberSystem, path: pathlib.Path) -> Price:
   @jax.jit
   @jax.vmap
   def each(bits: jax.Array, passes: jax.Array) -> Any:
-    cost = iteration_cost.iteration(
+    cost = iteration.iteration(
       work, system, passes=Passes(names, bits=bits, mean=passes)
     )
     return cost.time_s, cost.energy_j

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.hardware.cost import CostReport
+from jaxcodesign.hardware.pricing.cost import CostReport
 from jaxcodesign.training.canvas import BLUE, INK, MUTED, PAPER, blank, style
 from jaxcodesign.training.figures import PARTS
 from jaxcodesign.training.findings import quantity

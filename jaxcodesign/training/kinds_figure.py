@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from jaxcodesign.hardware.layer_costs import Priced, by_kind
+from jaxcodesign.hardware.pricing.layers import Priced, by_kind
 from jaxcodesign.training.canvas import COLOURS, INK, MUTED, blank, style
 from jaxcodesign.training.layer_tables import percent
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from jaxcodesign.hardware.layer_costs import (
+from jaxcodesign.hardware.mapping.schedule import Scheduled
+from jaxcodesign.hardware.pricing.layers import (
   Compared,
   LayerCost,
   Priced,
   Saved,
   by_kind,
 )
-from jaxcodesign.hardware.mapping.schedule import Scheduled
-from jaxcodesign.hardware.verify import Checked
+from jaxcodesign.hardware.pricing.verify import Checked
 from jaxcodesign.training.findings import quantity
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import layer_costs
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
+from jaxcodesign.hardware.pricing import layers as layer_costs
 from jaxcodesign.numerics.sparsity.column_combining import Groups, group_columns
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.programs.workload import Workload

@@ -20,7 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from jaxcodesign.hardware.machines import chips
-from jaxcodesign.hardware.roofline import roofline
+from jaxcodesign.hardware.pricing.roofline import roofline
 from jaxcodesign.programs.jaxprs import Unsupported
 from jaxcodesign.programs.workload import Workload, trace
 

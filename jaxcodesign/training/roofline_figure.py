@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.hardware.roofline import Roofline
+from jaxcodesign.hardware.pricing.roofline import Roofline
 from jaxcodesign.training import canvas
 
 _NAMED = 4  # products that take the most time

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import (

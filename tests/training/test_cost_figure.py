@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import canvas, cost_figure
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from jaxcodesign.hardware import layer_costs
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import layers
 from jaxcodesign.programs.workload import Gemm, Workload
 from jaxcodesign.training import canvas, kinds_figure
 
@@ -17,13 +17,13 @@ WORK = Workload(
 
 def test_bars_are_the_shares():
   many = [
-    layer_costs.price(WORK, presets.int8_45nm(16, 16, dataflow=flow))
+    layers.price(WORK, presets.int8_45nm(16, 16, dataflow=flow))
     for flow in ("os", "ws")
   ]
   drawn = kinds_figure.figure(many, "all of $5")
   (axes,) = drawn.axes
   widths = [bar.get_width() for bar in axes.patches]
-  rows = [layer_costs.by_kind(priced) for priced in many]
+  rows = [layers.by_kind(priced) for priced in many]
   wanted = [x.macs_share for x in rows[0]] + [x.cycles_share for r in rows for x in r]
   assert widths == pytest.approx(wanted)
   assert [x.get_text() for x in axes.get_yticklabels()] == ["depthwise", "pointwise"]

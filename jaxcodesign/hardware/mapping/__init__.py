@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from jaxcodesign.faces import face
 
 if TYPE_CHECKING:
+  from jaxcodesign.hardware.mapping.loops import ORDERS as ORDERS
+  from jaxcodesign.hardware.mapping.loops import Mapping as Mapping
   from jaxcodesign.hardware.mapping.tilings import Cost as Cost
   from jaxcodesign.hardware.mapping.tilings import Found as Found
   from jaxcodesign.hardware.mapping.tilings import Objective as Objective
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
   from jaxcodesign.hardware.mapping.tilings import one_fold as one_fold
   from jaxcodesign.hardware.mapping.tilings import search as search
   from jaxcodesign.hardware.mapping.tilings import simulate as simulate
-  from jaxcodesign.hardware.mapping.loops import Mapping as Mapping
-  from jaxcodesign.hardware.mapping.loops import ORDERS as ORDERS
 
 __getattr__, __dir__, __all__ = face(  # pyright: ignore[reportUnsupportedDunderAll]
   __name__,

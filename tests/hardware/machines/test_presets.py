@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import energy, presets, spec, sram
 from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
 REFERENCE = pathlib.Path(__file__).parents[2] / "reference"

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets, spec, sram
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics import interpolation
 from jaxcodesign.programs.workload import Gemm, Workload
 

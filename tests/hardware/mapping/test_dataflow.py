@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload, trace
 
 KIB = 1024

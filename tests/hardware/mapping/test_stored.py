@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import cells, presets
 from jaxcodesign.hardware.machines.counts import Count
 from jaxcodesign.hardware.mapping import stored
 from jaxcodesign.hardware.mapping.stored import Stored
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.sparsity import column_combining

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import cells, presets
 from jaxcodesign.hardware.mapping import stored
 from jaxcodesign.hardware.mapping.stored import Stored
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, Workload
 
 M, K, N = 21, 40, 19  # pixels, columns, outputs

@@ -15,15 +15,15 @@ import pytest
 
 import jaxcodesign
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
+REFERENCE = pathlib.Path(__file__).parents[2] / "reference"
 MACHINES = [presets.int8_45nm(), presets.bit_serial_45nm(), presets.tmac_45nm()]
 TQ = (Rule("*", formats.Terms(12.0), formats.Terms(3.0, group=1)),)
 

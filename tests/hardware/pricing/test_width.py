@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jaxcodesign
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import cells, presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.formats.width import Width
 from jaxcodesign.programs.precision import Rule

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import roofline
 from jaxcodesign.hardware.machines import chips
+from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import published, roofline_figure
 from launch import roofline as launcher

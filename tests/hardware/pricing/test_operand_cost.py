@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import cells, presets
 from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.hardware.simulators import folding
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs.precision import Rule

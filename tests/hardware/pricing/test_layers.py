@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.mapping import stored
+from jaxcodesign.hardware.pricing import layers
 from jaxcodesign.numerics.sparsity import column_combining
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
@@ -33,17 +33,17 @@ NET = Workload(
 
 
 def test_kinds_are_told_by_what_is_multiplied():
-  assert layer_costs.kinds(NET) == [
+  assert layers.kinds(NET) == [
     "stem", "convolution", "depthwise", "grouped", "pointwise", "activations", "dense"
   ]  # fmt: skip
-  later = layer_costs.kinds(Workload(NET.gemms[1::-1]))
+  later = layers.kinds(Workload(NET.gemms[1::-1]))
   assert later == ["stem", "convolution"]  # the first one, whatever its name
 
 
 def test_sums_by_kind_are_the_whole():
   twice = Workload((*NET.gemms, dataclasses.replace(NET.gemms[4], rhs="point2")))
-  priced = layer_costs.price(twice, presets.int8_45nm(8, 8, dataflow="ws"))
-  rows = layer_costs.by_kind(priced)
+  priced = layers.price(twice, presets.int8_45nm(8, 8, dataflow="ws"))
+  rows = layers.by_kind(priced)
   assert [row.layers for row in rows] == [1, 1, 1, 1, 2, 1, 1]
   assert sum(row.macs for row in rows) == twice.macs
   for total in ("macs_share", "cycles_share"):
@@ -70,7 +70,7 @@ def test_ways_to_store_weights_stand_side_by_side():
     ("unstructured", plain, {"head": stored.dense(few)}),
     ("combined", presets.mx(plain), {"head": stored.packed(packed)}),
   ]
-  rows = layer_costs.compare(work, cases)
+  rows = layers.compare(work, cases)
   at = {(row.title, row.name): row for row in rows}
   assert len(at) == 9
   for title, _, _ in cases:
@@ -91,11 +91,11 @@ def test_ways_to_store_weights_stand_side_by_side():
   kept = np.count_nonzero(np.asarray(packed.values)) / np.count_nonzero(few)
   gain = kept * few_row.cycles / combined.cycles
   assert combined.utilization == pytest.approx(gain * few_row.utilization)
-  table = list(csv.DictReader(layer_costs.compared_csv(rows).splitlines()))
+  table = list(csv.DictReader(layers.compared_csv(rows).splitlines()))
   assert [row["name"] for row in table] == ["head", "tail", "total"] * 3
   assert float(table[6]["cycles"]) == combined.cycles and table[8]["columns"] == ""
   with pytest.raises(ValueError, match="title 'dense' is there twice"):
-    layer_costs.compare(work, [cases[0], cases[0]])
+    layers.compare(work, [cases[0], cases[0]])
 
 
 def test_two_of_four_halves_the_tiles():
@@ -103,7 +103,7 @@ def test_two_of_four_halves_the_tiles():
   full[:, 2::4] = full[:, 3::4] = 0
   work = Workload((gemm("w", 1, 40, 128, 64),))
   plain = presets.int8_45nm(32, 32, dataflow="ws")
-  rows = layer_costs.compare(
+  rows = layers.compare(
     work,
     [
       ("dense", plain, {}),
@@ -117,11 +117,11 @@ def test_two_of_four_halves_the_tiles():
 def test_savings_are_ratios_of_totals():
   machine = presets.int8_45nm(8, 8)
   own, other = (
-    layer_costs.price(Workload(gemms), machine) for gemms in (NET.gemms[2:3], NET.gemms)
+    layers.price(Workload(gemms), machine) for gemms in (NET.gemms[2:3], NET.gemms)
   )
-  found = layer_costs.saved(own, other)
+  found = layers.saved(own, other)
   assert found.macs == NET.macs / NET.gemms[2].macs
   assert found.cycles == pytest.approx(float(other.report.cycles / own.report.cycles))
   assert found.utilization == pytest.approx(own.layers[0].utilization)
   with pytest.raises(ValueError, match="on the same machine"):
-    layer_costs.saved(own, layer_costs.price(NET, presets.int8_45nm(4, 4)))
+    layers.saved(own, layers.price(NET, presets.int8_45nm(4, 4)))

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, VectorOp, Workload
 
 WORK = Workload(

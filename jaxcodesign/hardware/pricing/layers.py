@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jaxcodesign.hardware import cost
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
+from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.workload import Gemm, Workload
 

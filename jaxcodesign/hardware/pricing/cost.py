@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware.cost_report import CostReport
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping import dataflow
 from jaxcodesign.hardware.mapping.fold_cycles import fold_cycles
 from jaxcodesign.hardware.mapping.steps import Steps, covering, operands, steps
 from jaxcodesign.hardware.mapping.stored import Stored, executed
+from jaxcodesign.hardware.pricing.report import CostReport
 from jaxcodesign.hardware.simulators.folding import along
 from jaxcodesign.numerics.smooth import ceil, maximum
 from jaxcodesign.programs import precision

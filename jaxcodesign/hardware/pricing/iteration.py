@@ -31,8 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost
-from jaxcodesign.hardware.backward_products import (
+from jaxcodesign.hardware.machines.number_systems import NumberSystem
+from jaxcodesign.hardware.machines.spec import Accelerator
+from jaxcodesign.hardware.mapping import dataflow
+from jaxcodesign.hardware.mapping.dataflow import Operand, Sizes
+from jaxcodesign.hardware.mapping.steps import Steps, covering, operands, steps
+from jaxcodesign.hardware.pricing import cost
+from jaxcodesign.hardware.pricing.backward_products import (
   BY_RIGHT,
   FORWARD,
   Belongs,
@@ -40,12 +45,7 @@ from jaxcodesign.hardware.backward_products import (
   forward,
   in_place,
 )
-from jaxcodesign.hardware.cost_report import CostReport
-from jaxcodesign.hardware.machines.number_systems import NumberSystem
-from jaxcodesign.hardware.machines.spec import Accelerator
-from jaxcodesign.hardware.mapping import dataflow
-from jaxcodesign.hardware.mapping.dataflow import Operand, Sizes
-from jaxcodesign.hardware.mapping.steps import Steps, covering, operands, steps
+from jaxcodesign.hardware.pricing.report import CostReport
 from jaxcodesign.hardware.simulators.fmac_array import MODES, overhead
 from jaxcodesign.numerics.formats.block_float import BlockFloat
 from jaxcodesign.numerics.smooth import ceil, exceeds, maximum

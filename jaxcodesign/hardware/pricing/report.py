@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.hardware import cost_view
+from jaxcodesign.hardware.pricing import view
 
 
 @tree.pytree
@@ -64,33 +64,31 @@ class CostReport:
     Raises:
       ValueError: If the report is traced or of many designs.
     """
-    return cost_view.text(*self._shown())
+    return view.text(*self._shown())
 
   def _repr_html_(self) -> str:
-    return cost_view.html(*self._shown())
+    return view.html(*self._shown())
 
-  def _shown(self) -> tuple[list[cost_view.Row], cost_view.Sums]:
+  def _shown(self) -> tuple[list[view.Row], view.Sums]:
     leaves = jax.tree.leaves(self)
     if not all(tree.is_concrete(x) for x in leaves) or np.ndim(self.time_s):
       raise ValueError(
         "this report is traced or of many designs: index it first, "
         "jax.tree.map(lambda x: x[i], report)"
       )
-    columns = (
-      self.product_time_s,
-      self.product_energy_j,
-      self.product_utilization,
-      self.product_sram_bytes,
-      self.product_dram_bytes,
-    )
-    numbers = zip(*(np.asarray(column, np.float64).tolist() for column in columns))
     rows = [
-      cost_view.Row(
-        name, *row, {p: float(x[i]) for p, x in self.product_parts_j.items()}
+      view.Row(
+        name,
+        float(self.product_time_s[i]),
+        float(self.product_energy_j[i]),
+        float(self.product_utilization[i]),
+        float(self.product_sram_bytes[i]),
+        float(self.product_dram_bytes[i]),
+        {part: float(x[i]) for part, x in self.product_parts_j.items()},
       )
-      for i, (name, row) in enumerate(zip(self.names, numbers))
+      for i, name in enumerate(self.names)
     ]
-    sums = cost_view.Sums(
+    sums = view.Sums(
       float(self.time_s),
       float(self.energy_j),
       float(self.other_time_s),

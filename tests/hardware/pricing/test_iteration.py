@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import cost, iteration_cost
-from jaxcodesign.hardware.backward_products import BY_LEFT, BY_RIGHT, belongs
-from jaxcodesign.hardware.iteration_cost import Passes, fixed, iteration
 from jaxcodesign.hardware.machines import number_systems
+from jaxcodesign.hardware.pricing import cost
+from jaxcodesign.hardware.pricing import iteration as iteration_cost
+from jaxcodesign.hardware.pricing.backward_products import BY_LEFT, BY_RIGHT, belongs
+from jaxcodesign.hardware.pricing.iteration import Passes, fixed, iteration
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.workload import Gemm, Workload, trace

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import verify
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import verify
 from jaxcodesign.hardware.simulators import activity, systolic
 from jaxcodesign.programs.workload import Gemm
 

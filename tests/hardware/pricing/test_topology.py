@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcodesign.hardware import layer_costs, topology
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.hardware.pricing import layers as layer_costs
+from jaxcodesign.hardware.pricing import topology
 from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.programs.workload import Gemm, Workload, trace
 from jaxcodesign.training import published
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOPOLOGIES = ROOT / "configs/topologies"
 TABLE = (ROOT / "tests/reference/scalesim.csv").read_text()
 ROWS = list(csv.DictReader(TABLE.splitlines()))
