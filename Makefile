@@ -35,7 +35,7 @@ wheel: $(VENV)/.dev
 	cd build && clean/bin/python -I -c "import importlib.util as u, jaxcodesign as j; \
 	  from importlib.resources import files; \
 	  assert 'clean' in j.__file__ and not u.find_spec('flax'); \
-	  assert (files(j) / 'training/fashion_mnist_mini/LICENSE').is_file(); \
+	  assert (files(j) / 'data/fashion_mnist_mini/LICENSE').is_file(); \
 	  assert (files(j) / 'hardware/machines/tables/cacti_sram.csv').is_file(); \
 	  assert (files(j) / 'py.typed').is_file(); \
 	  print('wheel of', j.__version__, 'imports alone')"

@@ -13,6 +13,7 @@ $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or named by --data.dir
 
 import dataclasses
 
+from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot, Schedule
@@ -22,7 +23,6 @@ from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import pretrained
 from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
-from jaxcodesign.training.data import Cifar10, FashionMnistMini
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.models import ResNet

@@ -11,11 +11,11 @@ convolutions: python -m launch.simulate mobilenet --array os:128x128 ws:128x128
 
 import dataclasses
 
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.codesign import CodesignConfig, Variant
-from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.models import MobileNet
 from jaxcodesign.training.step import TrainConfig
 

@@ -11,8 +11,8 @@ binary version in $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or
 
 import dataclasses
 
+from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
-from jaxcodesign.training.data import Cifar10, FashionMnistMini
 from jaxcodesign.training.models import ResNet
 from jaxcodesign.training.pretrained import cache
 from jaxcodesign.training.step import TrainConfig

@@ -11,8 +11,8 @@ or --job.task.data.directory.
 
 import dataclasses
 
+from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
-from jaxcodesign.training.data import Cifar10, FashionMnistMini
 from jaxcodesign.training.models import Vit
 from jaxcodesign.training.pretrained import cache
 from jaxcodesign.training.step import TrainConfig

@@ -13,10 +13,10 @@ recalled (the row "FAST recalled", 88.38 %) its first layer never leaves 2 bits.
 
 import dataclasses
 
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification

@@ -14,8 +14,8 @@ batch normalization's parameters too. A run needs folders of JPEGs, one a class,
 `train` and `val` of --task.data.directory.
 """
 
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.models import ImageNetResNet
 from jaxcodesign.training.step import TrainConfig

@@ -13,7 +13,8 @@ import statistics
 import time
 from typing import Any
 
-from jaxcodesign.training import codesign, data, experiment, payoff
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import codesign, experiment, payoff
 from launch.timing import Measurement
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "fashion_codesign.py"
@@ -37,7 +38,7 @@ def combining(
   names = (DENSE, PRUNED, *COMBINED, *OTHERS)
   kept = tuple(v for v in config.variants if v.name in names)
   config = dataclasses.replace(config, variants=kept)
-  images = data.check(config.data.load())
+  images = image_sets.check(config.data.load())
   began = time.perf_counter()
   found = [_seed(config, seed, images, out) for seed in range(seeds)]
   took = (time.perf_counter() - began) / seeds
@@ -59,7 +60,7 @@ def combining(
 
 
 def _seed(
-  config: codesign.CodesignConfig, seed: int, images: data.Images, out: Any
+  config: codesign.CodesignConfig, seed: int, images: image_sets.Images, out: Any
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
   """The rows of `payoff` of one seed by title, and accuracies by variant."""
   reseeded = lambda how: how and dataclasses.replace(how, seed=seed)

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines.chips import CHIPS, Chip
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import comparison, data, experiment, session
+from jaxcodesign.training import comparison, experiment, session
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.models import Vit
 from jaxcodesign.training.task import Classification
@@ -114,14 +115,14 @@ def job_of(config: TrainJob | Comparison) -> TrainJob:
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise(data.Cifar10):
+class Noise(image_sets.Cifar10):
   """As many random images as a file of CIFAR-10 has records, and nothing read."""
 
-  def load(self) -> data.Images:
+  def load(self) -> image_sets.Images:
     rng = np.random.default_rng(0)
     images = rng.random((self.records, 32, 32, 3), np.float32)
     labels = rng.integers(0, 10, self.records).astype(np.int32)
-    return data.Images(images, labels, images[:1], labels[:1], "noise", 10)
+    return image_sets.Images(images, labels, images[:1], labels[:1], "noise", 10)
 
 
 def noisy(job: TrainJob, batch: int | None = None) -> TrainJob:

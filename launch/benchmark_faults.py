@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcodesign.training.data import FashionMnistMini
+from jaxcodesign.data.image_sets import FashionMnistMini
 from launch.timing import Measurement
 
 CONFIG = '''"""A small CNN with all kinds of state."""
@@ -32,7 +32,7 @@ import pathlib
 from jaxcodesign.numerics import schedules, sparsity
 from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.data import Idx
+from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig

@@ -36,7 +36,7 @@ PRECISIONS = {"float32": None, "FAST": Fast()}
 CONFIG = '''"""A small CNN on eight devices, 25 steps."""
 
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.data import FashionMnistMini
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig

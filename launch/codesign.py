@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
   codesign,
-  data,
   experiment,
   networks,
   preflight,
@@ -52,7 +52,7 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
   config: codesign.CodesignConfig = launch.config
   began = time.perf_counter()
   folder = experiment.run_folder(launch.out, launch.name)
-  images = data.check(config.data.load())
+  images = image_sets.check(config.data.load())
   preflight.check(config, images)
   with progress.bar(f"training on {images.name}", console) as shown:
     trained = codesign.train(
@@ -105,7 +105,7 @@ def _tuned(name: str, tuned: Trained) -> str:
 
 def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
   """Compiles the training step, prints its memory and all costs; runs no step."""
-  images = data.check(config.data.load())
+  images = image_sets.check(config.data.load())
   preflight.check(config, images)
   work = codesign.workload(config, images)
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)
@@ -121,7 +121,7 @@ def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
   console.print(_costs(config, work, expected))
 
 
-def _training(config: codesign.CodesignConfig, images: data.Images) -> str:
+def _training(config: codesign.CodesignConfig, images: image_sets.Images) -> str:
   size = config.train.batch_size
   steps = len(images.train_images) // size * config.train.epochs
   model, distill = config.model, config.train.distill

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
 from jaxcodesign.hardware.mapping import schedule
@@ -38,14 +39,7 @@ from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import (
-  codesign,
-  data,
-  experiment,
-  layer_tables,
-  networks,
-  sweep,
-)
+from jaxcodesign.training import codesign, experiment, layer_tables, networks, sweep
 from launch import outcome, roofline, simulate_kinds
 from launch.simulate_pictures import draw, write
 
@@ -200,7 +194,7 @@ def network(args: argparse.Namespace) -> Workload:
     if isinstance(config, sweep.SweepConfig):
       return config.network.workload(config.network.load())
     if isinstance(config, codesign.CodesignConfig):
-      return codesign.workload(config, data.check(config.data.load()))
+      return codesign.workload(config, image_sets.check(config.data.load()))
     raise experiment.ConfigError(f"{path} describes no network: {type(config)}")
   if path.is_file():
     return topology.read(path)

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcodesign.training import data, models
-from jaxcodesign.training.sources import ImageSource
+from jaxcodesign.data import image_sets
+from jaxcodesign.data.sources import ImageSource
+from jaxcodesign.training import models
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob
@@ -34,7 +35,7 @@ class Few(Classification):
   kind: type = ImageSource
 
   def load(self, config):
-    images = data.FashionMnistMini().load()
+    images = image_sets.FashionMnistMini().load()
     cut = lambda x, y: self.kind(x[:200], y[:200], classes=10, name="few")
     return (
       super()
@@ -47,7 +48,7 @@ class Few(Classification):
 
 
 def job(kind=ImageSource):
-  task = Few(data.FashionMnistMini(), models.Cnn((2, 4), 8), kind=kind)
+  task = Few(image_sets.FashionMnistMini(), models.Cnn((2, 4), 8), kind=kind)
   train = TrainConfig(epochs=1, batch_size=40, learning_rate=1e-2)
   return TrainJob(task, train, run=RunConfig(cache="off"))
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.training import (
   codesign,
-  data,
   experiment,
   metrics_log,
   networks,
@@ -73,7 +73,7 @@ def test_full_config_is_traced_and_priced(path):
   module = experiment.load(path)
   config = module.config()
   # Images that are everywhere: those of the config may have to be fetched.
-  images = data.check(module.smoke().data.load())
+  images = image_sets.check(module.smoke().data.load())
   work = codesign.workload(config, images)
   assert work.parameters >= 10_000
   kinds = {g.kind for g in work.gemms}
@@ -94,7 +94,7 @@ def test_the_main_job_compares_equal_areas():
 @every_codesign
 def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
   config = experiment.load(path).smoke()
-  images = data.check(config.data.load())
+  images = image_sets.check(config.data.load())
   trained = codesign.train(config, images, tmp_path)
   again = codesign.train(config, images, tmp_path)
   assert again.restored and not trained.restored

@@ -101,11 +101,12 @@ def test_unwritable_folder_is_noticed_before_any_work(tmp_path, capsys):
 
 
 def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
-  from jaxcodesign.training import checkpoint, data, experiment
+  from jaxcodesign.data import image_sets
+  from jaxcodesign.training import checkpoint, experiment
   from jaxcodesign.training import codesign as stages
 
   config = experiment.load(CONFIG).smoke()
-  params = stages.initial(config, data.check(config.data.load()))
+  params = stages.initial(config, image_sets.check(config.data.load()))
   params["dense1"]["kernel"] = np.full_like(params["dense1"]["kernel"], np.nan)
   folder = tmp_path / "fashion_codesign_smoke"
   folder.mkdir()

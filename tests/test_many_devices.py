@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from jaxcodesign.training.data import FashionMnistMini
+from jaxcodesign.data.image_sets import FashionMnistMini
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = '''"""FAST and float32, a tiny CNN on images of 12 x 12 pixels."""
@@ -28,7 +28,7 @@ CONFIG = '''"""FAST and float32, a tiny CNN on images of 12 x 12 pixels."""
 import pathlib
 
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.data import Idx
+from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification

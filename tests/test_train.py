@@ -16,7 +16,7 @@ Expected: seconds.
 """
 
 from jaxcodesign.hardware.machines.number_systems import systems
-from jaxcodesign.training.data import FashionMnistMini
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig

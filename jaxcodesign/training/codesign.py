@@ -14,13 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign import tree
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import checkpoint, data, fit, models, networks, storage
+from jaxcodesign.training import checkpoint, fit, models, networks, storage
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.networks import Networks, Trained
 from jaxcodesign.training.step import TrainConfig
@@ -60,7 +61,7 @@ class CodesignConfig:
     temperature: Of the smooth model that sensitivities differentiate.
   """
 
-  data: data.FashionMnistMini | data.Idx | data.Cifar10
+  data: image_sets.FashionMnistMini | image_sets.Idx | image_sets.Cifar10
   model: models.Classifier
   train: TrainConfig
   variants: tuple[Variant, ...]
@@ -92,7 +93,7 @@ class Priced(NamedTuple):
 
 def train(
   config: CodesignConfig,
-  images: data.Images,
+  images: image_sets.Images,
   folder: pathlib.Path,
   on_step: Callable[[fit.Step], None] | None = None,
   on_epoch: Callable[[fit.Epoch], None] | None = None,
@@ -134,7 +135,7 @@ def tune(
   config: CodesignConfig,
   how: TrainConfig,
   trained: Trained,
-  images: data.Images,
+  images: image_sets.Images,
   folder: pathlib.Path,
   on_step: Callable[[fit.Step], None] | None = None,
   on_epoch: Callable[[fit.Epoch], None] | None = None,
@@ -165,13 +166,13 @@ def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
   )
 
 
-def initial(config: CodesignConfig, images: data.Images) -> models.Params:
+def initial(config: CodesignConfig, images: image_sets.Images) -> models.Params:
   """The weights that training starts from."""
   key = jax.random.key(config.train.seed)
   return config.model.init(key, images.image_shape, images.classes)
 
 
-def workload(config: CodesignConfig, images: data.Images) -> Workload:
+def workload(config: CodesignConfig, images: image_sets.Images) -> Workload:
   """What one image asks of a machine; nothing is run."""
   params = jax.eval_shape(lambda: initial(config, images))
   image = jax.ShapeDtypeStruct((1, *images.image_shape), jnp.float32)
@@ -195,7 +196,7 @@ class Quantized:
 
 
 def measure(
-  config: CodesignConfig, networks: Networks, images: data.Images
+  config: CodesignConfig, networks: Networks, images: image_sets.Images
 ) -> Iterator[tuple[Variant, float]]:
   """Yields each variant with its accuracy on the whole test set."""
   apply = Quantized(config.model)

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training import checkpoint, data, losses
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import checkpoint, losses
 from jaxcodesign.training.models import Forward
 
 
@@ -46,7 +47,7 @@ class Checkpoint:
   folder: str | pathlib.Path
   model: Any
 
-  def load(self, images: data.Images) -> Teacher:
+  def load(self, images: image_sets.Images) -> Teacher:
     """Reads its parameters.
 
     Raises:
@@ -104,7 +105,7 @@ class Distill:
       return ""
     return checkpoint.digest(self.teacher.folder)
 
-  def resolve(self, images: data.Images, start: Teacher | None = None) -> Teacher:
+  def resolve(self, images: image_sets.Images, start: Teacher | None = None) -> Teacher:
     """The teacher, checked against the classes of `images`.
 
     Args:

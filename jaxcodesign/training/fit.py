@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign.data import augment, image_sets
 from jaxcodesign.numerics.sparsity.column_combining import Groups
-from jaxcodesign.training import augment, data, pruning
+from jaxcodesign.training import pruning
 from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.models import Forward
@@ -66,7 +67,7 @@ class Fitted(NamedTuple):
 def train(
   apply: Apply,
   params: Any,
-  images: data.Images,
+  images: image_sets.Images,
   config: TrainConfig,
   *,
   forward: Callable[..., Forward] | None = None,
@@ -174,7 +175,7 @@ class _Run:
   def _batches(self, epoch: int) -> Iterator[tuple[Any, ...]]:
     config, images = self.config, self.images
     rng = np.random.default_rng((config.seed, epoch, 1))
-    for x, y in data.batches(
+    for x, y in image_sets.batches(
       images.train_images,
       images.train_labels,
       config.batch_size,

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcodesign import __version__, tree
+from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import Groups
-from jaxcodesign.training import checkpoint, combining, data, fit
+from jaxcodesign.training import checkpoint, combining, fit
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig
@@ -65,7 +66,7 @@ class Job(NamedTuple):
 
   model: Any
   start: Any
-  images: data.Images
+  images: image_sets.Images
   config: TrainConfig
   target: pathlib.Path
   mark: str

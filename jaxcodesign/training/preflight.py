@@ -10,14 +10,15 @@ import contextlib
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training import codesign, data, networks, payoff, step, storage
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import codesign, networks, payoff, step, storage
 from jaxcodesign.training.codesign import CodesignConfig, Quantized
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.networks import Trained
 from jaxcodesign.training.step import TrainConfig
 
 
-def check(config: CodesignConfig, images: data.Images) -> None:
+def check(config: CodesignConfig, images: image_sets.Images) -> None:
   """Raises what a run of `config` would raise, as far as shapes tell.
 
   Raises:
@@ -53,7 +54,7 @@ def check(config: CodesignConfig, images: data.Images) -> None:
 def _training(
   config: CodesignConfig,
   how: TrainConfig,
-  images: data.Images,
+  images: image_sets.Images,
   teacher: Teacher | None,
 ) -> None:
   """Traces a step of a training."""

@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import data, fit
+from jaxcodesign.training import fit
 from jaxcodesign.training.codesign import Variant
 
 _EPSILON = 1e-3  # of batch normalization
@@ -64,7 +65,7 @@ class Cifar10Cnn:
       ValueError: If the weights are not those of this network.
     """
     params = read_weights(self.weights or cache() / "cifar10_cnn" / "weights.npz")
-    found = data.Cifar10(self.directory or cache() / "cifar10").load()
+    found = image_sets.Cifar10(self.directory or cache() / "cifar10").load()
     end = self.limit or None
     return Loaded(params, found.test_images[:end], found.test_labels[:end])
 

@@ -10,17 +10,18 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import codesign, data, findings, payoff, schema, storage
+from jaxcodesign.training import codesign, findings, payoff, schema, storage
 from jaxcodesign.training.codesign import REFERENCE, CodesignConfig, Priced, Variant
 from jaxcodesign.training.networks import Networks, Trained, versions
 
 
 def result(
   config: CodesignConfig,
-  images: data.Images,
+  images: image_sets.Images,
   networks: Networks,
   work: Workload,
   accuracies: Sequence[tuple[Variant, float]],
@@ -96,7 +97,7 @@ def plain(value: Any) -> Any:
 
 
 def _layers(
-  config: CodesignConfig, images: data.Images, work: Workload
+  config: CodesignConfig, images: image_sets.Images, work: Workload
 ) -> list[dict[str, Any]]:
   sizes = {
     name: math.prod(leaf.shape)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
+from jaxcodesign.data import pipeline
 from jaxcodesign.programs import fast
-from jaxcodesign.training import checkpoint, mesh, pipeline, run_folder, update
+from jaxcodesign.training import checkpoint, mesh, run_folder, update
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.task import Loaded
 from jaxcodesign.training.train_job import TrainJob

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training import data, losses, transformer
+from jaxcodesign.data import image_sets
+from jaxcodesign.data.image_folder import ImageFolder
+from jaxcodesign.data.sources import ImageSource, Source, TokenSource
+from jaxcodesign.training import losses, transformer
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.image_folder import ImageFolder
 from jaxcodesign.training.models import Classifier, Forward
-from jaxcodesign.training.sources import ImageSource, Source, TokenSource
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.transformer import Transformer
 
@@ -126,7 +127,7 @@ class Classification(Task):
     model: The network.
   """
 
-  data: data.FashionMnistMini | data.Idx | data.Cifar10 | ImageNet
+  data: image_sets.FashionMnistMini | image_sets.Idx | image_sets.Cifar10 | ImageNet
   model: Classifier
 
   def load(self, config: TrainConfig) -> Loaded:
@@ -134,7 +135,7 @@ class Classification(Task):
       train, test = self.data.sources(augment=config.augment)
       classes, images = self.data.classes, None
     else:
-      images = data.check(self.data.load())
+      images = image_sets.check(self.data.load())
       classes = images.classes
       train, test = (
         ImageSource(x, y, augment=config.augment, classes=classes, name=images.name)

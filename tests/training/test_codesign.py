@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import (
-  codesign,
-  data,
-  experiment,
-  fit,
-  models,
-  networks,
-  record,
-)
+from jaxcodesign.training import codesign, experiment, fit, models, networks, record
 from jaxcodesign.training.codesign import Variant
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"
@@ -128,4 +121,4 @@ def test_plain_config_is_json_with_classes():
 
 def test_sources_of_images_are_interchangeable():
   kinds = codesign.CodesignConfig.__dataclass_fields__["data"].type
-  assert isinstance(data.FashionMnistMini(), kinds)
+  assert isinstance(image_sets.FashionMnistMini(), kinds)

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from jaxcodesign import tree
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import gather, unpack
-from jaxcodesign.training import combining, data, fit, models, pruning, step
+from jaxcodesign.training import combining, fit, models, pruning, step
 from jaxcodesign.training.combining import Combine, Combined, Layer
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)
@@ -39,7 +40,9 @@ def some_images():
       image[2 * label : 2 * label + 3] += 0.6
     return images, labels
 
-  return data.check(data.Images(*draw(256), *draw(60), name="bars", classes=3))
+  return image_sets.check(
+    image_sets.Images(*draw(256), *draw(60), name="bars", classes=3)
+  )
 
 
 @hypothesis.given(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.training import checkpoint, data, fit, losses, models, step
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import checkpoint, fit, losses, models, step
 from jaxcodesign.training.distillation import Checkpoint, Distill, Teacher
 
 CNN = models.Cnn(channels=(8,), hidden=8)
@@ -21,7 +22,9 @@ def some_images(classes=CLASSES):
     rng.random((n, *SHAPE), np.float32),
     rng.integers(0, classes, n).astype("i4"),
   )
-  return data.check(data.Images(*draw(48), *draw(9), name="noise", classes=classes))
+  return image_sets.check(
+    image_sets.Images(*draw(48), *draw(9), name="noise", classes=classes)
+  )
 
 
 def logits(seed, scale=3.0):

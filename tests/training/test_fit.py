@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.training import data, fit, models, step
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import fit, models, step
 
 CONFIG = step.TrainConfig(epochs=3, batch_size=16, learning_rate=0.05, warmup=0.2)
 
@@ -25,7 +26,9 @@ def quadrants(count=72, seed=0):
       image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] += 0.5
     return images, labels
 
-  return data.check(data.Images(*draw(count), *draw(25), name="quadrants", classes=4))
+  return image_sets.check(
+    image_sets.Images(*draw(count), *draw(25), name="quadrants", classes=4)
+  )
 
 
 def linear(params, images):

@@ -10,13 +10,14 @@ import jax
 import pytest
 from rich.console import Console
 
+from jaxcodesign.data import image_sets
+from jaxcodesign.data.sources import ImageSource
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
-from jaxcodesign.training import data, loop, metrics_log, models, session
+from jaxcodesign.training import loop, metrics_log, models, session
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.sources import ImageSource
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob
@@ -26,7 +27,7 @@ TRAIN = TrainConfig(
   epochs=2, batch_size=100, learning_rate=1e-2, warmup=0.0, sparsity=PRUNE, augment=True
 )
 JOB = TrainJob(
-  Classification(data.FashionMnistMini(), models.Cnn((2, 4), 8)),
+  Classification(image_sets.FashionMnistMini(), models.Cnn((2, 4), 8)),
   TRAIN,
   evaluate_every=8,
   run=RunConfig(checkpoint_every=3, log_every=2, tensorboard=False, keep_last=3),
@@ -36,7 +37,7 @@ STEPS = 20  # 1,000 images in batches of 100, twice
 
 def few(job):
   """The job's task on 1,000 images for training, 200 to score."""
-  images = data.FashionMnistMini().load()
+  images = image_sets.FashionMnistMini().load()
   loaded = job.task.load(job.train)
   cut = lambda x, y, n: ImageSource(
     x[:n], y[:n], augment=job.train.augment, classes=10, name="few"

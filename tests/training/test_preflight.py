@@ -6,11 +6,12 @@ import pathlib
 import jax
 import pytest
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
-from jaxcodesign.training import checkpoint, codesign, data, experiment, preflight
+from jaxcodesign.training import checkpoint, codesign, experiment, preflight
 from jaxcodesign.training.codesign import Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Checkpoint, Distill
@@ -26,7 +27,7 @@ INT8, TERMS = PROGRAM.uniform(8).policy, PROGRAM.terms(16, 3).policy
 
 @pytest.fixture(scope="module")
 def images():
-  return data.check(SMOKE.data.load())
+  return image_sets.check(SMOKE.data.load())
 
 
 def with_variant(policy, **tune):
@@ -112,7 +113,7 @@ def test_an_array_that_selects_may_come_first(images):
 
 
 def test_a_teacher_that_was_trained_again_makes_its_students_train_again(tmp_path):
-  images = data.check(SMOKE.data.load())
+  images = image_sets.check(SMOKE.data.load())
   folder = tmp_path / "teacher"
   first = codesign.initial(SMOKE, images)
   checkpoint.save(folder, first, {})

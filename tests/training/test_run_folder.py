@@ -5,13 +5,15 @@ import json
 
 import pytest
 
-from jaxcodesign.training import data, models, run_folder
+from jaxcodesign.data import image_sets
+from jaxcodesign.training import models, run_folder
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob
 
 JOB = TrainJob(
-  Classification(data.FashionMnistMini(), models.Cnn((4, 8), 16)), TrainConfig(epochs=2)
+  Classification(image_sets.FashionMnistMini(), models.Cnn((4, 8), 16)),
+  TrainConfig(epochs=2),
 )
 
 

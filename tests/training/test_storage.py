@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import trace, tree
+from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms, terms
 from jaxcodesign.numerics.schedules import OneShot
@@ -16,7 +17,6 @@ from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import combining, models, networks, payoff, step, storage
 from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
-from jaxcodesign.training.data import FashionMnistMini
 from jaxcodesign.training.masked import Prune
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.policy import Rule
-from jaxcodesign.training import data, models, step, update
+from jaxcodesign.training import models, step, update
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
@@ -25,7 +26,9 @@ STEPS = 10
 
 @pytest.fixture(scope="module")
 def task():
-  return Classification(data.FashionMnistMini(), models.Cnn((4, 8), 16)).load(TRAIN)
+  return Classification(image_sets.FashionMnistMini(), models.Cnn((4, 8), 16)).load(
+    TRAIN
+  )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +78,7 @@ def test_parts_and_recomputation_change_no_gradient(task, batch, remat):
 
 def test_mixed_precision_keeps_parameters_and_statistics_in_float32(batch):
   model = models.ResNet(blocks=1, width=4)
-  task = Classification(data.FashionMnistMini(), model).load(TRAIN)
+  task = Classification(image_sets.FashionMnistMini(), model).load(TRAIN)
   exact, state = made(task, batch)
   mixed, _ = made(task, batch, dtype="bfloat16")
   _, told = jax.jit(exact.step)(state, batch, ())

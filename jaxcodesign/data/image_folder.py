@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from jaxcodesign.training.sources import Source
+from jaxcodesign.data.sources import Source
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _AREA = (0.08, 1.0)  # of the image, that a random crop has

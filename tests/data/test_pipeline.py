@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from jaxcodesign.training import data, pipeline
-from jaxcodesign.training.sources import ImageSource, Source
+from jaxcodesign.data import image_sets, pipeline
+from jaxcodesign.data.sources import ImageSource, Source
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((50, 4, 4, 1), np.float32)
@@ -43,7 +43,7 @@ def test_the_order_is_that_of_one_epoch_after_the_other():
   wanted = [
     {"image": x, "label": y}
     for epoch in range(3)
-    for x, y in data.batches(IMAGES, LABELS, 12, seed=3, epoch=epoch)
+    for x, y in image_sets.batches(IMAGES, LABELS, 12, seed=3, epoch=epoch)
   ]
   assert same(made(augment=False), wanted[:9])
 

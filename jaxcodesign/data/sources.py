@@ -9,7 +9,7 @@ import abc
 import jax
 import numpy as np
 
-from jaxcodesign.training import augment as augmenting
+from jaxcodesign.data import augment as augmenting
 
 _PADDING = 4  # pixels by which a crop may move
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import grain
 import numpy as np
 
-from jaxcodesign.training.sources import Source
+from jaxcodesign.data.sources import Source
 
 _BLOCK = 4  # words of Philox' counter: an example owns whole blocks
 

@@ -4,9 +4,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jaxcodesign.training import augment
-from jaxcodesign.training.image_folder import ImageFolder
-from jaxcodesign.training.sources import ImageSource, TokenSource
+from jaxcodesign.data import augment
+from jaxcodesign.data.image_folder import ImageFolder
+from jaxcodesign.data.sources import ImageSource, TokenSource
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((12, 6, 6, 2), np.float32)

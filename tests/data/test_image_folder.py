@@ -8,9 +8,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcodesign.data import image_folder, pipeline
+from jaxcodesign.data.image_folder import ImageFolder
 from jaxcodesign.programs import fast
-from jaxcodesign.training import diagnosis, image_folder, models, pipeline, update
-from jaxcodesign.training.image_folder import ImageFolder
+from jaxcodesign.training import diagnosis, models, update
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification, ImageNet
 

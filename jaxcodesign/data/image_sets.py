@@ -62,7 +62,7 @@ class FashionMnistMini:
       FileNotFoundError: if the installation lacks the file.
       ValueError: if the file is damaged.
     """
-    folder = importlib.resources.files("jaxcodesign.training") / "fashion_mnist_mini"
+    folder = importlib.resources.files("jaxcodesign.data") / "fashion_mnist_mini"
     with importlib.resources.as_file(folder / "images.npz") as path:
       if not path.is_file():
         raise FileNotFoundError(

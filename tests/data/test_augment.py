@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxcodesign.training import augment
+from jaxcodesign.data import augment
 
 
 def images(batch=64, shape=(5, 7, 2)):
