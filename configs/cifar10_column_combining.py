@@ -13,19 +13,19 @@ $JAXCODESIGN_DATA/cifar10 (default ~/.cache/jaxcodesign), or named by --data.dir
 
 import dataclasses
 
+from jaxcodesign.data.cache import cache
 from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.models import ResNet
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot, Schedule
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import pretrained
 from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.models import ResNet
 from jaxcodesign.training.step import TrainConfig
 
 EPOCHS = 300  # of the released code
@@ -52,7 +52,7 @@ def config() -> CodesignConfig:
     augment=True,
   )
   return CodesignConfig(
-    data=Cifar10(pretrained.cache() / "cifar10"),
+    data=Cifar10(cache() / "cifar10"),
     model=ResNet(blocks=3, width=48, convolution="shift"),
     train=train,
     variants=variants(train, Cubic(0, 0.5, events=10), ROUNDS),

@@ -11,6 +11,7 @@ import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity import masks
@@ -20,7 +21,6 @@ from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 
 # What is pruned: not the first layer, whose contraction is 9, nor the last, of 10

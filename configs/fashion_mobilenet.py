@@ -13,10 +13,10 @@ import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.models import MobileNet
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.codesign import CodesignConfig, Variant
-from jaxcodesign.training.models import MobileNet
 from jaxcodesign.training.step import TrainConfig
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))

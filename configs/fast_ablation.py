@@ -10,6 +10,7 @@ with depth or with training, low first or (reversed) high first, three seeds eac
 import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import (
   Adaptive,
   ByIteration,
@@ -17,7 +18,6 @@ from jaxcodesign.numerics.precision_schedules import (
   Constant,
 )
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob

@@ -11,10 +11,10 @@ or --job.task.data.directory.
 
 import dataclasses
 
+from jaxcodesign.data.cache import cache
 from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
-from jaxcodesign.training.models import Vit
-from jaxcodesign.training.pretrained import cache
+from jaxcodesign.models import Vit
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, System, TrainJob

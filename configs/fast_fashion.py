@@ -15,9 +15,9 @@ import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
+from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob

@@ -15,9 +15,9 @@ batch normalization's parameters too. A run needs folders of JPEGs, one a class,
 """
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.models import ImageNetResNet
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.mesh import MeshConfig
-from jaxcodesign.training.models import ImageNetResNet
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification, ImageNet
 from jaxcodesign.training.train_job import RunConfig, TrainJob

@@ -12,13 +12,13 @@ files, --task.text; the default is a folder of speeches in ~/.cache/jaxcodesign/
 which is far too small for this model: it learns them by heart.
 """
 
+from jaxcodesign.data.cache import cache
+from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.training.mesh import MeshConfig
-from jaxcodesign.training.pretrained import cache
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import LanguageModeling
 from jaxcodesign.training.train_job import RunConfig, TrainJob
-from jaxcodesign.training.transformer import Transformer
 
 
 def config() -> TrainJob:

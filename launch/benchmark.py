@@ -25,10 +25,11 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from jaxcodesign import models
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import trace
-from jaxcodesign.training import models, published
 from launch.benchmark_combining import combining
 from launch.benchmark_device import device
 from launch.benchmark_exactness import exactness

@@ -21,11 +21,11 @@ import numpy as np
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines.chips import CHIPS, Chip
+from jaxcodesign.models.vit import Vit
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import comparison, experiment, session
 from jaxcodesign.training.distributed import Processes
-from jaxcodesign.training.models import Vit
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, TrainJob
 from jaxcodesign.training.update import Dtype, Precision

@@ -34,7 +34,7 @@ from jaxcodesign.numerics.sparsity.masks import Rule
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.models import Cnn
+from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob

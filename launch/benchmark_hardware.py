@@ -24,8 +24,8 @@ from jaxcodesign.hardware.machines.spec import Accelerator, Dataflow, Sram
 from jaxcodesign.hardware.mapping import tilings
 from jaxcodesign.hardware.pricing import cost, topology, verify
 from jaxcodesign.hardware.simulators import bitserial, systolic
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import published
 from launch.timing import Measurement, ratio, seconds
 
 SCALE_SIM = Path(__file__).parents[1] / "tests/reference/scalesim.csv"

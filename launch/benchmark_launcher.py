@@ -38,7 +38,7 @@ CONFIG = '''"""A small CNN on eight devices, 25 steps."""
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.training.mesh import MeshConfig
-from jaxcodesign.training.models import Cnn
+from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob

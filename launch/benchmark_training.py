@@ -13,11 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcodesign import models
 from jaxcodesign.numerics import formats
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import losses, models
+from jaxcodesign.training import losses
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Outcome
 from jaxcodesign.training.update import Precision, Recipe, Update

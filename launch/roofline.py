@@ -23,8 +23,9 @@ from rich.table import Table
 
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import canvas, experiment, published, roofline_figure
+from jaxcodesign.training import canvas, experiment, roofline_figure
 from launch import measure, outcome
 
 PROG = "python -m launch.roofline"

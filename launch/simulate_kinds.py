@@ -12,15 +12,10 @@ from rich.table import Table
 
 from jaxcodesign.hardware.pricing import layers
 from jaxcodesign.hardware.pricing.layers import Priced
+from jaxcodesign.models import published
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import (
-  canvas,
-  experiment,
-  kinds_figure,
-  layer_tables,
-  published,
-)
+from jaxcodesign.training import canvas, experiment, kinds_figure, layer_tables
 from launch.simulate_pictures import write
 
 TWINS: dict[tuple[str, str], Callable[[int], published.Model]] = {

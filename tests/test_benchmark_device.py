@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.hardware.machines import chips
-from jaxcodesign.training import comparison, models
+from jaxcodesign.training import comparison
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, System, TrainJob

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.data.sources import ImageSource
-from jaxcodesign.training import models
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob

@@ -29,7 +29,7 @@ import pathlib
 
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import Idx
-from jaxcodesign.training.models import Cnn
+from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob

@@ -7,8 +7,8 @@ import pytest
 
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import trace
-from jaxcodesign.training import published
 from launch import measure
 from launch import roofline as launcher
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign import tree
+from jaxcodesign import models, tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
@@ -21,7 +21,7 @@ from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import checkpoint, fit, models, networks, storage
+from jaxcodesign.training import checkpoint, fit, networks, storage
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.networks import Networks, Trained
 from jaxcodesign.training.step import TrainConfig

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.models.classifier import Forward
 from jaxcodesign.training import checkpoint, losses
-from jaxcodesign.training.models import Forward
 
 
 class Teacher(NamedTuple):

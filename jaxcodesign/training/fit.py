@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign.data import augment, image_sets
+from jaxcodesign.models.classifier import Forward
 from jaxcodesign.numerics.sparsity.column_combining import Groups
 from jaxcodesign.training import pruning
 from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.models import Forward
 from jaxcodesign.training.step import (
   Apply,
   State,

@@ -15,16 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign.data.cache import cache
+from jaxcodesign.models import gguf, llama
+from jaxcodesign.models.llama import Shape
 from jaxcodesign.numerics import post_training
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.rewrite import rewrite_gemms
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import gguf_model, llama
 from jaxcodesign.training.codesign import Variant
-from jaxcodesign.training.llama import Shape
-from jaxcodesign.training.pretrained import cache
 
 Method = Literal["gptq", "awq"]
 
@@ -82,7 +82,7 @@ class Speeches:
       ValueError: If the text is too short for the windows.
     """
     file = self.model or cache() / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    found = gguf_model.read(file)
+    found = gguf.read(file)
     folder = pathlib.Path(self.directory or cache() / "sotu").expanduser()
     texts = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.txt"))
     if not texts:

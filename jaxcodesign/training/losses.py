@@ -33,6 +33,44 @@ def cross_entropy(
   return -(true + label_smoothing * (log_p.mean() - true))
 
 
+def next_token_loss(
+  logits: jax.Array, tokens: jax.Array, weight: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """How well each token was foreseen from those before it.
+
+  Args:
+    logits: [B, T, V] of `apply(params, tokens[:, :-1])`.
+    tokens: [B, T + 1] integers in [0, V); others make the loss NaN.
+    weight: [B], 0 where a sequence does not count; None counts all.
+
+  Returns:
+    Mean cross entropy in nats of the tokens that count, how many of them the
+    largest logit is (ties go to the earlier one), and how many there are: float32
+    scalars. All are 0 where nothing counts.
+
+  Raises:
+    ValueError: If the shapes do not fit.
+  """
+  b, needed = logits.shape[0], (logits.shape[0], logits.shape[1] + 1)
+  if tokens.shape != needed:
+    raise ValueError(
+      f"logits {logits.shape} need tokens {needed}, not {tokens.shape}: "
+      "apply(params, tokens[:, :-1])"
+    )
+  weight = jnp.ones(b) if weight is None else weight.astype(jnp.float32)
+  if weight.shape != (b,):
+    raise ValueError(f"weight must be [{b}], one a sequence, not {weight.shape}")
+  targets = tokens[:, 1:]
+  each = jax.vmap(cross_entropy)(logits, targets)
+  hits = jnp.sum(logits.argmax(-1).astype(targets.dtype) == targets, axis=-1)
+  sequences = jnp.sum(weight)
+  return (
+    jnp.sum(each * weight) / jnp.maximum(sequences, 1),
+    jnp.sum(hits.astype(jnp.float32) * weight),
+    sequences * targets.shape[1],
+  )
+
+
 def distillation(
   logits: jax.Array, teacher_logits: jax.Array, temperature: float | jax.Array
 ) -> jax.Array:

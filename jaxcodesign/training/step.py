@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxcodesign import tree
+from jaxcodesign.models.classifier import Forward
 from jaxcodesign.training import losses, pruning
 from jaxcodesign.training.combining import Combine
 from jaxcodesign.training.distillation import Distill, Teacher
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.models import Forward
 
 Apply = Callable[[Any, jax.Array], jax.Array]
 Optimizer = Literal["adamw", "sgd"]

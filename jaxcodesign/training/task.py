@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.data import image_sets
+from jaxcodesign.data import image_sets, text
 from jaxcodesign.data.image_folder import ImageFolder
 from jaxcodesign.data.sources import ImageSource, Source, TokenSource
-from jaxcodesign.training import losses, transformer
+from jaxcodesign.models.classifier import Classifier, Forward
+from jaxcodesign.models.transformer import Transformer
+from jaxcodesign.training import losses
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.models import Classifier, Forward
 from jaxcodesign.training.step import TrainConfig
-from jaxcodesign.training.transformer import Transformer
 
 Batch = dict[str, jax.Array]
 
@@ -246,7 +246,7 @@ class LanguageModeling(Task):
 
   def sources(self) -> tuple[Source, Source]:
     """Windows of the text, and of what is held back."""
-    found = transformer.tokens_of(
+    found = text.tokens_of(
       self.text, self.tokenizer or None, vocabulary=self.model.vocabulary
     )
     split = round(len(found) * (1 - self.held_back))
@@ -260,7 +260,5 @@ def _foresee(model: Transformer, params: Any, batch: Batch, *, train: bool) -> O
   del train
   tokens = batch["tokens"]
   logits = model.apply(params, tokens[:, :-1])
-  loss, correct, count = transformer.next_token_loss(
-    logits, tokens, batch.get("weight")
-  )
+  loss, correct, count = losses.next_token_loss(logits, tokens, batch.get("weight"))
   return Outcome(loss, correct, count, None)

@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_folder, pipeline
 from jaxcodesign.data.image_folder import ImageFolder
 from jaxcodesign.programs import fast
-from jaxcodesign.training import diagnosis, models, update
+from jaxcodesign.training import diagnosis, update
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification, ImageNet
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.numerics import formats
-from jaxcodesign.training import checkpoint, models, step
+from jaxcodesign.training import checkpoint, step
 
 METADATA = {"fingerprint": "abc", "accuracy": 0.9, "history": [[1, 0.5], [2, 0.25]]}
 

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcodesign import tree
+from jaxcodesign import models, tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import codesign, experiment, fit, models, networks, record
+from jaxcodesign.training import codesign, experiment, fit, networks, record
 from jaxcodesign.training.codesign import Variant
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"

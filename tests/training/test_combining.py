@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import tree
+from jaxcodesign import models, tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import gather, unpack
-from jaxcodesign.training import combining, fit, models, pruning, step
+from jaxcodesign.training import combining, fit, pruning, step
 from jaxcodesign.training.combining import Combine, Combined, Layer
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import checkpoint, fit, losses, models, step
+from jaxcodesign.training import checkpoint, fit, losses, step
 from jaxcodesign.training.distillation import Checkpoint, Distill, Teacher
 
 CNN = models.Cnn(channels=(8,), hidden=8)

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcodesign.training import experiment, models, overrides, step
+from jaxcodesign import models
+from jaxcodesign.training import experiment, overrides, step
 
 PROG = "python -m launch.codesign"
 

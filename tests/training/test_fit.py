@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import fit, models, step
+from jaxcodesign.training import fit, step
 
 CONFIG = step.TrainConfig(epochs=3, batch_size=16, learning_rate=0.05, warmup=0.2)
 

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.models import gguf as gguf_model
+from jaxcodesign.models import llama
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import gguf_model, language, llama
+from jaxcodesign.training import language
 from jaxcodesign.training.codesign import Variant
 from jaxcodesign.training.language import Prepared, RandomLlama, Speeches, spread
 

@@ -10,12 +10,13 @@ import jax
 import pytest
 from rich.console import Console
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.data.sources import ImageSource
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
-from jaxcodesign.training import loop, metrics_log, models, session
+from jaxcodesign.training import loop, metrics_log, session
 from jaxcodesign.training.distributed import Processes
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig

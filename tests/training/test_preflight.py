@@ -8,6 +8,7 @@ import pytest
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.hardware.machines import presets
+from jaxcodesign.models import Cnn, ResNet
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
@@ -16,7 +17,6 @@ from jaxcodesign.training.codesign import Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Checkpoint, Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.models import Cnn, ResNet
 from jaxcodesign.training.step import TrainConfig
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"

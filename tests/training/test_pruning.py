@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcodesign import tree
+from jaxcodesign import models, tree
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.training import checkpoint, models, pruning
+from jaxcodesign.training import checkpoint, pruning
 
 RULES = [Rule("w", patterns.Unstructured(0.25))]
 CUBIC = Cubic(1, 10, events=3)

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import models, run_folder
+from jaxcodesign.training import run_folder
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.train_job import RunConfig, TrainJob

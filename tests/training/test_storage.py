@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import trace, tree
+from jaxcodesign import models, trace, tree
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.numerics.formats import Fixed, Terms, terms
@@ -14,7 +14,7 @@ from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import combining, models, networks, payoff, step, storage
+from jaxcodesign.training import combining, networks, payoff, step, storage
 from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.masked import Prune

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.models import cifar10_cnn
 from jaxcodesign.numerics.formats import E4M3, Fixed, Terms
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import curves, pretrained, sweep
@@ -51,8 +52,8 @@ def test_the_network_is_the_published_one(tmp_path):
     f"{a}/{b}": np.array(leaf) for a, v in params.items() for b, leaf in v.items()
   }
   np.savez(tmp_path / "weights.npz", **flat)
-  read = pretrained.read_weights(tmp_path / "weights.npz")
-  logits = jax.jit(pretrained.apply)(read, jnp.asarray(loaded.images[:2]))
+  read = cifar10_cnn.read_weights(tmp_path / "weights.npz")
+  logits = jax.jit(cifar10_cnn.apply)(read, jnp.asarray(loaded.images[:2]))
   wanted = [by_hand(params, image) for image in loaded.images[:2]]
   np.testing.assert_allclose(logits, wanted, rtol=1e-3, atol=1e-3 * np.max(wanted))
 
@@ -64,10 +65,10 @@ def test_missing_damaged_and_foreign_weights(tmp_path, monkeypatch):
   path = tmp_path / "weights.npz"
   path.write_bytes(b"PK no zip")
   with pytest.raises(ValueError, match="is damaged"):
-    pretrained.read_weights(path)
+    cifar10_cnn.read_weights(path)
   np.savez(path, **{"conv0/kernel": np.ones((3, 3, 3, 4), "f4")})
   with pytest.raises(ValueError, match="holds another network"):
-    pretrained.read_weights(path)
+    cifar10_cnn.read_weights(path)
 
 
 def test_rows_are_kept_and_only_what_changed_is_measured_again(tmp_path):

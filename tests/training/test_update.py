@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.numerics.schedules import Cubic
@@ -15,7 +16,7 @@ from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.policy import Rule
-from jaxcodesign.training import models, step, update
+from jaxcodesign.training import step, update
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification

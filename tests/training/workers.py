@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule, quantize
 from jaxcodesign.training import distributed, losses, mesh
 from jaxcodesign.training.mesh import MeshConfig
-from jaxcodesign.training.models import Cnn
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL, IMAGE, CLASSES, BATCH, STEPS = Cnn((8, 16), 32), (8, 8, 1), 10, 32, 5

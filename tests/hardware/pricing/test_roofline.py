@@ -10,8 +10,9 @@ import pytest
 
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import published, roofline_figure
+from jaxcodesign.training import roofline_figure
 from launch import roofline as launcher
 
 

@@ -11,8 +11,8 @@ from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import layers as layer_costs
 from jaxcodesign.hardware.pricing import topology
 from jaxcodesign.hardware.simulators import systolic
+from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Gemm, Workload, trace
-from jaxcodesign.training import published
 
 ROOT = Path(__file__).parents[3]
 TOPOLOGIES = ROOT / "configs/topologies"

@@ -6,7 +6,7 @@ from jax.test_util import check_grads
 import numpy as np
 import pytest
 
-from jaxcodesign.training.models.batch_norm import BatchNorm
+from jaxcodesign.models.batch_norm import BatchNorm
 
 CHANNELS = 6
 

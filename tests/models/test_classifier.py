@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import tree
-from jaxcodesign.training import losses, models
+from jaxcodesign import models, tree
+from jaxcodesign.training import losses
 
 BLOCKS = {"width": 0.25, "stem": (32, 1), "blocks": ((32, 2), (64, 1))}
 MODELS = [

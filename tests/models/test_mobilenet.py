@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import trace, tree
-from jaxcodesign.training import models, published
-from tests.training.models import numpy_layers
+from jaxcodesign import models, trace, tree
+from jaxcodesign.models import published
+from tests.models import numpy_layers
 
 SMALL = models.MobileNet(width=0.5, stem=(16, 1), blocks=((32, 2), (32, 1), (48, 2)))
 

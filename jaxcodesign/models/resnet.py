@@ -16,8 +16,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training.models import convolutions
-from jaxcodesign.training.models.classifier import Classifier, ImageShape, Outputs
+from jaxcodesign.models import convolutions
+from jaxcodesign.models.classifier import Classifier, ImageShape, Outputs
 
 Convolution = Literal["3x3", "shift"]
 

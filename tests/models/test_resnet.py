@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import quantize, trace, tree
+from jaxcodesign import models, quantize, trace, tree
+from jaxcodesign.models.shift import draw
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule, describe
-from jaxcodesign.training import models
-from jaxcodesign.training.models.shift import draw
-from tests.training.models import numpy_layers
+from tests.models import numpy_layers
 
 SMALL = models.ResNet(blocks=2, width=4)
 SHIFT = dataclasses.replace(SMALL, convolution="shift", expansion=2, seed=3)

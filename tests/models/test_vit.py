@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import quantize, trace, tree
+from jaxcodesign import models, quantize, trace, tree
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import losses, models
+from jaxcodesign.training import losses
 
 SMALL = models.Vit(patch=4, width=8, depth=2, heads=2, mlp=3)
 TOKEN = dataclasses.replace(SMALL, pool="class")

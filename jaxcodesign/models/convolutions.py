@@ -11,8 +11,8 @@ from typing import Literal, get_args
 from flax import nnx
 import jax
 
-from jaxcodesign.training.models.batch_norm import BatchNorm
-from jaxcodesign.training.models.shift import Shift
+from jaxcodesign.models.batch_norm import BatchNorm
+from jaxcodesign.models.shift import Shift
 
 Activation = Literal["relu", "relu6"]
 

@@ -15,8 +15,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training.models import convolutions
-from jaxcodesign.training.models.classifier import Classifier, ImageShape, Outputs
+from jaxcodesign.models import convolutions
+from jaxcodesign.models.classifier import Classifier, ImageShape, Outputs
 
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 _EXPANSION = 4  # of a bottleneck: channels out for each inside

@@ -13,10 +13,12 @@ import optax
 import pytest
 
 from jaxcodesign import quantize, trace, tree
+from jaxcodesign.data.text import tokens_of
+from jaxcodesign.models import llama
+from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import llama
-from jaxcodesign.training.transformer import Transformer, next_token_loss, tokens_of
+from jaxcodesign.training.losses import next_token_loss
 from tests.training.test_language import write
 
 SMALL = Transformer(

@@ -6,7 +6,7 @@ from typing import ClassVar
 from flax import nnx
 import jax
 
-from jaxcodesign.training.models.classifier import Classifier, ImageShape, Outputs
+from jaxcodesign.models.classifier import Classifier, ImageShape, Outputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import trace
-from jaxcodesign.training import published
+from jaxcodesign.models import published
 
 # n x k @ m: filters, window times channels, pixels (im2col).
 VGG16 = [

@@ -17,7 +17,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training.models.classifier import Classifier, ImageShape, Outputs
+from jaxcodesign.models.classifier import Classifier, ImageShape, Outputs
 
 Pool = Literal["mean", "class"]
 

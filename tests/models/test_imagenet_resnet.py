@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import quantize, trace, tree
+from jaxcodesign import models, quantize, trace, tree
+from jaxcodesign.models import published
+from jaxcodesign.models.imagenet_resnet import max_pool
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import losses, models, published
-from jaxcodesign.training.models.imagenet_resnet import max_pool
-from tests.training.models import numpy_layers
+from jaxcodesign.training import losses
+from tests.models import numpy_layers
 
 BASIC = models.ImageNetResNet(blocks=(1, 2), width=4, zero_init=False)
 NECK = dataclasses.replace(BASIC, bottleneck=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign import trace
-from jaxcodesign.training.models.shift import Shift, draw, shift
+from jaxcodesign.models.shift import Shift, draw, shift
 
 NINE = tuple((down, right) for down in (-1, 0, 1) for right in (-1, 0, 1))
 

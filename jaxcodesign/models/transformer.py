@@ -1,4 +1,4 @@
-"""A decoder-only language model to train: sizes, first weights, loss, and its text.
+"""A decoder-only language model to train: sizes, first weights, logits.
 
 The blocks are those of `llama`: RMS normalization, rotary positions, grouped queries, a
 gated perceptron; no biases. B sequences, T tokens, V words, D features, L blocks.
@@ -10,14 +10,12 @@ arXiv:2502.02737; Radford et al. "Language Models are Unsupervised Multitask Lea
 
 import dataclasses
 import math
-import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxcodesign.training import gguf_model, llama, losses
+from jaxcodesign.models import llama
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,96 +143,3 @@ def _embed(table: jax.Array, tokens: jax.Array) -> jax.Array:
   # A negative index would count from the end: move it beyond the end instead.
   index = jnp.where(tokens < 0, len(table), tokens.astype(jnp.int32))
   return table.at[index].get(mode="fill", fill_value=jnp.nan)
-
-
-def next_token_loss(
-  logits: jax.Array, tokens: jax.Array, weight: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """How well each token was foreseen from those before it.
-
-  Args:
-    logits: [B, T, V] of `apply(params, tokens[:, :-1])`.
-    tokens: [B, T + 1] integers in [0, V); others make the loss NaN.
-    weight: [B], 0 where a sequence does not count; None counts all.
-
-  Returns:
-    Mean cross entropy in nats of the tokens that count, how many of them the
-    largest logit is (ties go to the earlier one), and how many there are: float32
-    scalars. All are 0 where nothing counts.
-
-  Raises:
-    ValueError: If the shapes do not fit.
-  """
-  b, needed = logits.shape[0], (logits.shape[0], logits.shape[1] + 1)
-  if tokens.shape != needed:
-    raise ValueError(
-      f"logits {logits.shape} need tokens {needed}, not {tokens.shape}: "
-      "apply(params, tokens[:, :-1])"
-    )
-  weight = jnp.ones(b) if weight is None else weight.astype(jnp.float32)
-  if weight.shape != (b,):
-    raise ValueError(f"weight must be [{b}], one a sequence, not {weight.shape}")
-  targets = tokens[:, 1:]
-  each = jax.vmap(losses.cross_entropy)(logits, targets)
-  hits = jnp.sum(logits.argmax(-1).astype(targets.dtype) == targets, axis=-1)
-  sequences = jnp.sum(weight)
-  return (
-    jnp.sum(each * weight) / jnp.maximum(sequences, 1),
-    jnp.sum(hits.astype(jnp.float32) * weight),
-    sequences * targets.shape[1],
-  )
-
-
-def tokens_of(
-  path: str | pathlib.Path,
-  tokenizer: str | pathlib.Path | None = None,
-  *,
-  vocabulary: int | None = None,
-) -> np.ndarray:
-  """Reads text as tokens.
-
-  Args:
-    path: A text file, or a folder of .txt files: in the order of their names, an empty
-      line between two.
-    tokenizer: GGUF file whose vocabulary to use; None makes each byte a token.
-    vocabulary: What tokens must be less than, if given.
-
-  Returns:
-    [N] uint8, or int32 of a tokenizer.
-
-  Raises:
-    FileNotFoundError: If there is no text or no tokenizer.
-    ImportError: If a tokenizer is asked for without its packages.
-    ValueError: If a file is empty or not UTF-8 where a tokenizer needs it, or the
-      vocabulary too small.
-  """
-  path = pathlib.Path(path).expanduser()
-  files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
-  if not files or not files[0].is_file():
-    raise FileNotFoundError(f"no text in {path}: name a text file or a folder of .txt")
-  joined = b"\n\n".join(file.read_bytes() for file in files)
-  if tokenizer is None:
-    found = np.frombuffer(joined, np.uint8)
-  else:
-    found = _encoded(joined, tokenizer, path)
-  if not len(found):
-    raise ValueError(f"{path} is empty")
-  if vocabulary is not None and found.max() >= vocabulary:
-    raise ValueError(
-      f"{path} holds token {found.max()}, too large for vocabulary={vocabulary}: give "
-      "the model 256 words for bytes, or as many as the tokenizer has"
-    )
-  return found
-
-
-def _encoded(
-  text: bytes, tokenizer: str | pathlib.Path, path: pathlib.Path
-) -> np.ndarray:
-  encoder = gguf_model.read(tokenizer).tokenizer
-  try:
-    return np.array(encoder.encode(text.decode()).ids, np.int32)
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{path} is not UTF-8 ({error}): convert it, or read it as bytes, without a "
-      "tokenizer"
-    ) from error

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.training import losses, models
+from jaxcodesign import models
+from jaxcodesign.training import losses
 
 SMALL = models.Cnn(channels=(8, 8), hidden=8)
 

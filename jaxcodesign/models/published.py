@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign import tree
-from jaxcodesign.training import llama as llama_model
+from jaxcodesign.models import llama as llama_model
 
 
 class Model(NamedTuple):

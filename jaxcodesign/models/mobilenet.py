@@ -13,8 +13,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.training.models import convolutions
-from jaxcodesign.training.models.classifier import Classifier, ImageShape, Outputs
+from jaxcodesign.models import convolutions
+from jaxcodesign.models.classifier import Classifier, ImageShape, Outputs
 
 _BLOCKS = (
   (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
