@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from jaxcodesign.training import canvas, curves, experiment, sweep
+from jaxcodesign.figures import canvas, curves
+from jaxcodesign.training import experiment, sweep
 from jaxcodesign.training.codesign import REFERENCE
 from jaxcodesign.training.networks import versions
 from launch import outcome

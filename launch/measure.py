@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 import numpy as np
 
+from jaxcodesign.figures import canvas
 from jaxcodesign.hardware.machines.chips import Chip
 from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import canvas
 from launch import timing
 
 DTYPES = {"fp32": jnp.float32, "bf16": jnp.bfloat16, "fp16": jnp.float16}

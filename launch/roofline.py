@@ -21,11 +21,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jaxcodesign.figures import canvas
+from jaxcodesign.figures import roofline as roofline_figure
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import canvas, experiment, roofline_figure
+from jaxcodesign.training import experiment
 from launch import measure, outcome
 
 PROG = "python -m launch.roofline"

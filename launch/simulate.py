@@ -31,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.figures import layers as layer_tables
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
 from jaxcodesign.hardware.mapping import schedule
@@ -39,7 +40,7 @@ from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import codesign, experiment, layer_tables, networks, sweep
+from jaxcodesign.training import codesign, experiment, networks, sweep
 from launch import outcome, roofline, simulate_kinds
 from launch.simulate_pictures import draw, write
 

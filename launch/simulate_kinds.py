@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxcodesign.figures import canvas, kinds
+from jaxcodesign.figures import layers as layer_tables
 from jaxcodesign.hardware.pricing import layers
 from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.models import published
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import canvas, experiment, kinds_figure, layer_tables
+from jaxcodesign.training import experiment
 from launch.simulate_pictures import write
 
 TWINS: dict[tuple[str, str], Callable[[int], published.Model]] = {
@@ -65,4 +67,4 @@ def draw(args: argparse.Namespace, found: list[Priced]) -> None:
   """Writes the shares of kinds, if they are asked for."""
   if args.kinds:
     title = f"{args.network}: multiplications, and cycles on arrays"
-    write(args.kinds, canvas.png(kinds_figure.figure(found, title)))
+    write(args.kinds, canvas.png(kinds.figure(found, title)))

@@ -6,19 +6,15 @@ from pathlib import Path
 import jax
 from matplotlib.figure import Figure
 
+from jaxcodesign.figures import array, array_page, canvas
+from jaxcodesign.figures import timeline as timeline_figure
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping import memory, tilings
 from jaxcodesign.hardware.pricing import verify
 from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.training import (
-  array_figure,
-  array_page,
-  canvas,
-  experiment,
-  timeline_figure,
-)
+from jaxcodesign.training import experiment
 
 
 def draw(args: argparse.Namespace, work: Workload, found: list[Priced]) -> None:
@@ -37,10 +33,10 @@ def draw(args: argparse.Namespace, work: Workload, found: list[Priced]) -> None:
     )
   title = f"{g.name}, {g.m:,} x {g.k:,} x {g.n:,}: a fold"
   if args.picture:
-    write(args.picture, canvas.png(array_figure.strip(folds, title)))
+    write(args.picture, canvas.png(array.strip(folds, title)))
   for file in args.animation:
     page = file.suffix.lower() == ".html"
-    draws = array_page.render if page else array_figure.animation
+    draws = array_page.render if page else array.animation
     write(file, draws(folds, title))
 
 

@@ -19,24 +19,21 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from jaxcodesign.figures import canvas, page_parts, training
+from jaxcodesign.figures.page_parts import Column, picture, section, text
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.pricing import iteration
 from jaxcodesign.hardware.pricing.iteration import Passes
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.training import (
-  canvas,
   experiment,
   loop,
-  page_parts,
   record,
   run_folder,
   to_accuracy,
-  to_accuracy_figure,
-  train_figures,
   train_report,
   update,
 )
-from jaxcodesign.training.page_parts import Column, picture, section, text
 from jaxcodesign.training.to_accuracy import Price
 from jaxcodesign.training.train_job import Comparison, System, TrainJob
 
@@ -109,7 +106,7 @@ def write(
   }
   drawn = _draw(config, runs)
   if rows:
-    drawn["to_accuracy"] = to_accuracy_figure.draw(curves, prices, config.target)
+    drawn["to_accuracy"] = to_accuracy.draw(curves, prices, config.target)
   page = _page(config, result, rows, drawn)
   (folder / "figures").mkdir(exist_ok=True)
   for name, figure in drawn.items():
@@ -219,14 +216,14 @@ def _moving(work: Workload, system: NumberSystem, path: pathlib.Path) -> Price:
 
 
 def _draw(config: Comparison, runs: Sequence[Run]) -> dict[str, Figure]:
-  drawn = {"accuracy": train_figures.scores(_scores(config, runs))}
+  drawn = {"accuracy": training.scores(_scores(config, runs))}
   adaptive = [r for r in runs if (r.folder / "telemetry.npz").is_file()]
   chosen = [r for r in adaptive if r.system.hardware is not None] or adaptive
   if chosen:
     path = chosen[0].folder / "telemetry.npz"
     found = np.load(io.BytesIO(path.read_bytes()))
     names = [str(name) for name in found["names"]]
-    drawn["precision"] = train_figures.precision_map(
+    drawn["precision"] = training.precision_map(
       found["bits"], names, int(found["steps"].sum())
     )
   return drawn

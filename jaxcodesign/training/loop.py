@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxcodesign.figures import training
 from jaxcodesign.numerics.sparsity.column_groups import Groups
 from jaxcodesign.training import (
   diagnosis,
@@ -24,7 +25,6 @@ from jaxcodesign.training import (
   progress,
   pruning,
   run_folder,
-  train_figures,
 )
 from jaxcodesign.training import session as sessions
 from jaxcodesign.training.checkpoints import Checkpoints
@@ -268,7 +268,7 @@ class _Loop:
     if session.plan is None or not session.job.run.tensorboard or self.metrics is None:
       return
     bits = sessions.ran_at(session, state)[:, :, :3]
-    drawn = train_figures.precision_map(bits, session.plan.names, session.steps)
+    drawn = training.precision_map(bits, session.plan.names, session.steps)
     self.metrics.picture(at.step, "precision", drawn)
 
   def _say_score(self) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jaxcodesign.training import findings, storage_page
-from jaxcodesign.training.page_parts import (
+from jaxcodesign.figures import findings
+from jaxcodesign.figures.page_parts import (
   Column,
   document,
   picture,
@@ -21,6 +21,7 @@ from jaxcodesign.training.page_parts import (
   table,
   text,
 )
+from jaxcodesign.training import storage_page
 
 
 def render(result: Mapping[str, Any], drawn: Mapping[str, Figure]) -> str:

@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.data import image_sets
+from jaxcodesign.figures import findings
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import codesign, findings, payoff, schema, storage
+from jaxcodesign.training import codesign, payoff, schema, storage
 from jaxcodesign.training.codesign import REFERENCE, CodesignConfig, Priced, Variant
 from jaxcodesign.training.networks import Networks, Trained, versions
 

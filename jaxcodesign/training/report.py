@@ -17,8 +17,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxcodesign.training import canvas, figures, findings, packing_figure, page
-from jaxcodesign.training.findings import pareto
+from jaxcodesign.figures import canvas, designs, findings, packing
+from jaxcodesign.figures.findings import pareto
+from jaxcodesign.training import page
 from jaxcodesign.training.schema import SCHEMA, VERSION, validate
 
 __all__ = [
@@ -67,9 +68,9 @@ def draw(result: Mapping[str, Any]) -> dict[str, Figure]:
   split = [own.get((base, a), c) for a, c in found.chosen.items()]
   split = [c for pair in zip(split, found.chosen.values()) for c in pair]
   drawn = {
-    "tradeoff": figures.tradeoff(result["costs"], found.reference),
-    "layers": figures.layers(found.compared),
-    "energy": figures.energy([c for i, c in enumerate(split) if c not in split[:i]]),
+    "tradeoff": designs.tradeoff(result["costs"], found.reference),
+    "layers": designs.layers(found.compared),
+    "energy": designs.energy([c for i, c in enumerate(split) if c not in split[:i]]),
   }
   groups: dict[str, list[dict[str, Any]]] = {}
   for accelerator, cost in found.chosen.items():
@@ -79,9 +80,9 @@ def draw(result: Mapping[str, Any]) -> dict[str, Figure]:
     if entries:
       groups[f"{accelerator} running {entries[0]['variant']}"] = entries
   if groups:
-    drawn["sensitivities"] = figures.sensitivities(list(groups.items()))
+    drawn["sensitivities"] = designs.sensitivities(list(groups.items()))
   if result["training"]["history"]:
-    drawn["training"] = figures.training(result["training"]["history"])
+    drawn["training"] = designs.training(result["training"]["history"])
   return drawn | _stored(result["storage"])
 
 
@@ -94,11 +95,11 @@ def _stored(storage: Mapping[str, Any]) -> dict[str, Figure]:
       row["title"]: [layer["cycles"] for layer in row["layers"]]
       for row in storage["rows"]
     }
-    drawn["storage"] = packing_figure.cycles(layers, series, storage["machine"])
+    drawn["storage"] = packing.cycles(layers, series, storage["machine"])
   for one in storage["packing"]:
     kept = np.array([[c == "1" for c in row] for row in one["kept"]])
     channel = [[int(c, 36) if c != "." else -1 for c in row] for row in one["channel"]]
-    drawn["packing"] = packing_figure.matrix(
+    drawn["packing"] = packing.matrix(
       one["layer"], kept, np.array(channel), one["array"]
     )
   return drawn

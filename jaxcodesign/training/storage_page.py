@@ -5,14 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from jaxcodesign.training.page_parts import (
-  Column,
-  picture,
-  scaled,
-  section,
-  table,
-  text,
-)
+from jaxcodesign.figures.page_parts import Column, picture, scaled, section, table, text
 
 
 def sections(storage: Mapping[str, Any], drawn: Mapping[str, Figure]) -> list[str]:

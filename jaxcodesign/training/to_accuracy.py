@@ -12,15 +12,16 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from matplotlib.figure import Figure
 import numpy as np
 from rich.table import Table
 
-from jaxcodesign.training.findings import quantity
+from jaxcodesign.figures import to_accuracy as figure
+from jaxcodesign.figures.findings import quantity
 
 Curve = Sequence[tuple[int, float]]  # (iteration, test metric), more is better
 Curves = Mapping[str, Mapping[int, Curve]]  # by system and seed
 REFERENCES = ("FAST", "FP32")
-MOST = 10  # systems that a picture can tell apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +220,40 @@ def summarize(
       )
     )
   return tuple(found)
+
+
+def draw(
+  curves: Curves, prices: Prices, target: float, *, metric: str = "test accuracy"
+) -> Figure:
+  """Metric over modelled time and energy, and what the target took.
+
+  Args:
+    curves: As for `to_accuracy`.
+    prices: As for `to_accuracy`.
+    target: As for `to_accuracy`.
+    metric: See `figures.to_accuracy.draw`.
+
+  Raises:
+    ValueError: As `to_accuracy`, if there is no system or more than a picture holds.
+  """
+  rows = to_accuracy(curves, prices, target)
+  runs = {
+    system: [
+      _run(curve, price_of(prices, system, seed)) for seed, curve in mine.items()
+    ]
+    for system, mine in curves.items()
+  }
+  reached = {}
+  for system, mine in curves.items():
+    hits = [r for r in rows if r.system == system and r.iterations is not None]
+    times, joules = [r.time_s or 0.0 for r in hits], [r.energy_j or 0.0 for r in hits]
+    reached[system] = figure.Reached(len(mine), times, joules)
+  return figure.draw(runs, reached, target, metric=metric)
+
+
+def _run(curve: Curve, price: Price) -> figure.Run:
+  at, metric = (np.array(x, float) for x in zip(*curve))
+  return figure.Run(at, price.spent(at), metric)
 
 
 def table(

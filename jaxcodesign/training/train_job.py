@@ -8,6 +8,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from jaxcodesign.figures.to_accuracy import MOST
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.fast_plan import CHUNK_BITS
@@ -15,7 +16,6 @@ from jaxcodesign.training.distributed import Distributed
 from jaxcodesign.training.mesh import MeshConfig
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Task
-from jaxcodesign.training.to_accuracy import MOST
 from jaxcodesign.training.update import Dtype, Precision, Recipe, Remat
 
 Platform = Literal["cpu", "cuda", "tpu"]

@@ -17,19 +17,11 @@ import jax
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.training import (
-  canvas,
-  experiment,
-  metrics_log,
-  page_parts,
-  record,
-  run_folder,
-  train_figures,
-  update,
-)
+from jaxcodesign.figures import canvas, page_parts, training
+from jaxcodesign.figures.page_parts import Column, picture, section, table, text
+from jaxcodesign.training import experiment, metrics_log, record, run_folder, update
 from jaxcodesign.training import session as sessions
 from jaxcodesign.training.loop import Result
-from jaxcodesign.training.page_parts import Column, picture, section, table, text
 from jaxcodesign.training.session import Session
 
 
@@ -41,12 +33,12 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   """
   rows = metrics_log.read(folder)
   result = summary(session, found, rows, folder)
-  drawn = {"curves": train_figures.curves(rows, session.job.target)}
+  drawn = {"curves": training.curves(rows, session.job.target)}
   if session.plan is not None:
     means, names = sessions.ran_at(session, found.state), session.plan.names
     _write_telemetry(folder / "telemetry.npz", means, session)
     bits = means[:, :, :3]
-    drawn["precision"] = train_figures.precision_map(bits, names, session.steps)
+    drawn["precision"] = training.precision_map(bits, names, session.steps)
   (folder / "figures").mkdir(exist_ok=True)
   # The page first: a picture for paper gets a white ground.
   page = render(result, drawn)

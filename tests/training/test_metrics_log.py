@@ -3,7 +3,8 @@
 import json
 import math
 
-from jaxcodesign.training import canvas, metrics_log
+from jaxcodesign.figures import canvas
+from jaxcodesign.training import metrics_log
 from jaxcodesign.training.metrics_log import Metrics
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import rich.console
 
-from jaxcodesign.training import findings, page, report, schema
-from tests.training.results import sample
+from jaxcodesign.figures import findings
+from jaxcodesign.training import page, report, schema
+from tests.experiments.results import sample
 
 
 @pytest.fixture(scope="module")

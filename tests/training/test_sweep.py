@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.figures import curves
 from jaxcodesign.models import cifar10_cnn
 from jaxcodesign.numerics.formats import E4M3, Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import curves, pretrained, sweep
+from jaxcodesign.training import pretrained, sweep
 from jaxcodesign.training.codesign import Variant
 from jaxcodesign.training.language import Prepared
 from launch import evaluate

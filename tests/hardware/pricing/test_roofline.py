@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.figures import roofline as roofline_figure
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import roofline_figure
 from launch import roofline as launcher
 
 

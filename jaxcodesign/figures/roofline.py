@@ -3,8 +3,8 @@
 from matplotlib.figure import Figure
 import numpy as np
 
+from jaxcodesign.figures import canvas
 from jaxcodesign.hardware.pricing.roofline import Roofline
-from jaxcodesign.training import canvas
 
 _NAMED = 4  # products that take the most time
 

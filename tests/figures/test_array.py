@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcodesign.figures import array, array_page, canvas
 from jaxcodesign.hardware.simulators import activity
-from jaxcodesign.training import array_figure, array_page, canvas
 
 
 def fold(dataflow, m=5, k=7, n=4, rows=6, cols=5):
@@ -24,25 +24,25 @@ FOLDS = {f"{flow}:6x5": fold(flow) for flow in ("os", "ws", "is")}
 
 def test_moments_are_in_order_distinct_and_denser_where_cells_change():
   long = fold("os", k=1000, rows=8, cols=8)
-  found = array_figure.moments([long], 40)
+  found = array.moments([long], 40)
   assert found == sorted(set(found)) and len(found) == 40
   assert found[0] >= 0 and found[-1] < long.cycles
   # Filling and draining are 3 % of the cycles and take about half of the pictures.
   busy = sum(24 < cycle < 980 for cycle in found)
   assert 15 < busy < 25
   short = FOLDS["os:6x5"]
-  assert array_figure.moments([short], 100) == list(range(short.cycles))
+  assert array.moments([short], 100) == list(range(short.cycles))
   for count in range(1, short.cycles + 1):
-    some = array_figure.moments([short], count)
+    some = array.moments([short], count)
     assert len(set(some)) == count and some[-1] < short.cycles
 
 
 def test_a_strip_shows_the_cells_of_its_moments():
-  figure = array_figure.strip(FOLDS, "a layer", count=5)
+  figure = array.strip(FOLDS, "a layer", count=5)
   images = [ax for ax in figure.axes if ax.images]
   assert len(images) == 5 * len(FOLDS)
   for i, one in enumerate(FOLDS.values()):
-    for ax, cycle in zip(images[5 * i :], array_figure.moments([one], 5)):
+    for ax, cycle in zip(images[5 * i :], array.moments([one], 5)):
       np.testing.assert_array_equal(ax.images[0].get_array(), one.states(cycle))
       assert ax.get_title() == f"cycle {cycle}"
       busy = (one.states(cycle) == activity.MULTIPLYING).mean()
@@ -52,21 +52,21 @@ def test_a_strip_shows_the_cells_of_its_moments():
   image = Image.open(io.BytesIO(canvas.png(figure)))
   assert image.size[0] > 1000
   drawn = {tuple(pixel) for pixel in np.asarray(image.convert("RGB")).reshape(-1, 3)}
-  for colour in array_figure.STATES:
+  for colour in array.STATES:
     rgb = np.rint(255 * np.array(matplotlib.colors.to_rgb(colour))).astype(int)
     assert tuple(rgb) in drawn
 
 
 def test_a_strip_of_fewer_cycles_than_pictures():
   short = {"os:1x1": fold("os", 1, 1, 1, 1, 1)}
-  images = [ax for ax in array_figure.strip(short).axes if ax.images]
+  images = [ax for ax in array.strip(short).axes if ax.images]
   assert len(images) == short["os:1x1"].cycles < 8
 
 
 @pytest.mark.parametrize("frames", [4, 100])
 def test_an_animation_has_a_frame_for_each_moment(frames):
   some = {name: FOLDS[name] for name in ("os:6x5", "ws:6x5")}
-  image = Image.open(io.BytesIO(array_figure.animation(some, "layer", frames=frames)))
+  image = Image.open(io.BytesIO(array.animation(some, "layer", frames=frames)))
   longest = max(one.cycles for one in some.values())
   assert image.format == "GIF" and image.n_frames == min(frames, longest)
   pictures = []

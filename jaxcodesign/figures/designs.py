@@ -18,16 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 import numpy as np
 
-from jaxcodesign.training.canvas import (
-  COLOURS,
-  INK,
-  MARKERS,
-  MUTED,
-  PAPER,
-  blank,
-  style,
-)
-from jaxcodesign.training.findings import pareto, quantity
+from jaxcodesign.figures.canvas import COLOURS, INK, MARKERS, MUTED, PAPER, blank, style
+from jaxcodesign.figures.findings import pareto, quantity
 
 PARTS = {
   "mac": "#4477AA",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from jaxcodesign.training import canvas, findings
+from jaxcodesign.figures import canvas, findings
 
 _THEME = {
   canvas.INK: "--ink",

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 import numpy as np
 
+from jaxcodesign.figures.canvas import BLUE, GRID, INK, MUTED, PAPER, blank, style
 from jaxcodesign.hardware.simulators.activity import MULTIPLYING, NAMES, Fold
-from jaxcodesign.training.canvas import BLUE, GRID, INK, MUTED, PAPER, blank, style
 
 STATES = ("#eceff3", "#E69F00", BLUE, "#56B4A0")  # in the order of activity.NAMES
 _COLOURS = ListedColormap(list(STATES))

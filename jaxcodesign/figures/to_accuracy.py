@@ -11,33 +11,15 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 import numpy as np
 
-from jaxcodesign.training.canvas import (
-  COLOURS,
-  INK,
-  MARKERS,
-  MUTED,
-  PAPER,
-  blank,
-  style,
-)
-from jaxcodesign.training.findings import quantity
-from jaxcodesign.training.to_accuracy import (
-  MOST,
-  Curve,
-  Curves,
-  Prices,
-  Row,
-  check_curve,
-  price_of,
-  summarize,
-  to_accuracy,
-)
+from jaxcodesign.figures.canvas import COLOURS, INK, MARKERS, MUTED, PAPER, blank, style
+from jaxcodesign.figures.findings import quantity
 
 _AXES = (("time_s", "s", "modelled time"), ("energy_j", "J", "modelled energy"))
-_ALL = (*COLOURS, "#882255", "#999933", "#44AA99", INK)[:MOST]
+_ALL = (*COLOURS, "#882255", "#999933", "#44AA99", INK)
+MOST = len(_ALL)  # systems that a picture can tell apart
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
   """A run, or the mean of all runs of a system: [N] each."""
 
   at: np.ndarray  # iterations
@@ -45,8 +27,26 @@ class _Run(NamedTuple):
   metric: np.ndarray
 
 
+class Reached(NamedTuple):
+  """What the target took a system.
+
+  Attributes:
+    seeds: Runs of the system.
+    time_s: Modelled seconds of each run that reached it.
+    energy_j: Modelled joules of the same.
+  """
+
+  seeds: int
+  time_s: Sequence[float]
+  energy_j: Sequence[float]
+
+
 def draw(
-  curves: Curves, prices: Prices, target: float, *, metric: str = "test accuracy"
+  runs: Mapping[str, Sequence[Run]],
+  reached: Mapping[str, Reached],
+  target: float,
+  *,
+  metric: str = "test accuracy",
 ) -> Figure:
   """Draws every system: metric over time and energy above, what the target took below.
 
@@ -54,29 +54,24 @@ def draw(
   stands a mark for each seed that reached the target, and the mean in words.
 
   Args:
-    curves: As for `to_accuracy`.
-    prices: As for `to_accuracy`.
-    target: As for `to_accuracy`, the dashed line.
+    runs: Of each system, one a seed.
+    reached: Of each system.
+    target: The dashed line.
     metric: Name of the metric; one that ends in "accuracy" is written in percent.
 
   Raises:
-    ValueError: As `to_accuracy`, if there is no system or more than MOST.
+    ValueError: If there is no system or more than MOST.
   """
-  if not 1 <= len(curves) <= MOST:
-    raise ValueError(f"{len(curves)} systems: 1 to {MOST} can be told apart")
-  rows = to_accuracy(curves, prices, target)
-  runs = {
-    name: [_run(name, seed, curve, prices) for seed, curve in seeds.items()]
-    for name, seeds in curves.items()
-  }
-  picture = blank(10.4, 5.0 + 0.26 * len(curves))
-  ratio = [4.2, 0.5 + 0.26 * len(curves)]
+  if not 1 <= len(runs) <= MOST:
+    raise ValueError(f"{len(runs)} systems: 1 to {MOST} can be told apart")
+  picture = blank(10.4, 5.0 + 0.26 * len(runs))
+  ratio = [4.2, 0.5 + 0.26 * len(runs)]
   axes = picture.subplots(2, 2, sharex="col", sharey="row", height_ratios=ratio)
   low, high = _range(runs, target)
   for column, (key, unit, title) in enumerate(_AXES):
     above, below = axes[0][column], axes[1][column]
     _lines(above, runs, column, target)
-    _marks(below, rows, key, unit)
+    _marks(below, reached, key, unit)
     _scale(below, runs, column, low, unit, f"{title} (log)")
   axes[0][0].set_ylabel(metric, color=INK, fontsize=9.5)
   axes[0][0].set_ylim(low, high)
@@ -84,10 +79,10 @@ def draw(
   if percent:
     axes[0][0].yaxis.set_major_formatter(ticker.PercentFormatter(1))
   said = f"target {target:.1%}" if percent else f"target {target:g}"
-  names = [_safe(name) for name in curves]
+  names = [_safe(name) for name in runs]
   axes[1][0].set_yticks(range(len(names)), names)
-  for text, name in zip(axes[1][0].get_yticklabels(), curves):
-    text.set_color(_look(list(curves).index(name))["color"])
+  for text, name in zip(axes[1][0].get_yticklabels(), runs):
+    text.set_color(_look(list(runs).index(name))["color"])
   axes[1][0].set_ylim(len(names) - 0.5, -0.5)
   picture.draw_without_rendering()
   for column in range(2):
@@ -95,20 +90,14 @@ def draw(
   return picture
 
 
-def _run(system: str, seed: int, curve: Curve, prices: Prices) -> _Run:
-  check_curve(system, seed, curve)
-  at, metric = (np.array(x, float) for x in zip(*curve))
-  return _Run(at, price_of(prices, system, seed).spent(at), metric)
-
-
-def _mean(runs: Sequence[_Run]) -> _Run:
+def _mean(runs: Sequence[Run]) -> Run:
   """The mean of runs at the iterations that all of them have."""
   at = runs[0].at
   for run in runs[1:]:
     at = np.intersect1d(at, run.at)
   rows = [np.searchsorted(run.at, at) for run in runs]
   spent = np.mean([run.spent[:, i] for run, i in zip(runs, rows)], axis=0)
-  return _Run(at, spent, np.mean([run.metric[i] for run, i in zip(runs, rows)], axis=0))
+  return Run(at, spent, np.mean([run.metric[i] for run, i in zip(runs, rows)], axis=0))
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -116,7 +105,7 @@ def _look(index: int) -> dict[str, Any]:
 
 
 def _lines(
-  ax: Axes, runs: Mapping[str, Sequence[_Run]], column: int, target: float
+  ax: Axes, runs: Mapping[str, Sequence[Run]], column: int, target: float
 ) -> None:
   style(ax)
   ax.axhline(target, color=INK, lw=1, ls=(0, (5, 4)), zorder=1)
@@ -128,33 +117,32 @@ def _lines(
     ax.plot(mean.spent[column], mean.metric, lw=2, zorder=3, **look)
 
 
-def _marks(ax: Axes, rows: Sequence[Row], key: str, unit: str) -> None:
+def _marks(ax: Axes, reached: Mapping[str, Reached], key: str, unit: str) -> None:
   """A mark for each seed at what the target took, the mean beside them."""
   style(ax)
   ax.grid(axis="y", visible=False)
   ax.tick_params(axis="y", length=0)
-  for index, summary in enumerate(summarize(rows, ())):
-    mine = [r for r in rows if r.system == summary.system]
-    spent = [getattr(r, key) for r in mine if r.iterations is not None]
+  for index, found in enumerate(reached.values()):
+    spent = getattr(found, key)
     ax.plot(
       spent, [index] * len(spent), MARKERS[index % len(MARKERS)], ms=5,
       color=_look(index)["color"],
     )  # fmt: skip
-    mean = getattr(summary, key)
-    said = f"{summary.reached} of {summary.seeds} seeds reach it"
-    if mean:
-      said = quantity(mean[0], unit)
+    every = len(spent) == found.seeds
+    said = f"{len(spent)} of {found.seeds} seeds reach it"
+    if every:
+      said = quantity(sum(spent) / len(spent), unit)
     # Beside the last mark, or at the left edge where there is none.
     at, where = (max(spent), ax.transData) if spent else (0.0, ax.get_yaxis_transform())
     ax.annotate(
       said, (at, index), xycoords=where, xytext=(7, 0), textcoords="offset points",
-      va="center", fontsize=8, color=INK if mean else MUTED,
+      va="center", fontsize=8, color=INK if every else MUTED,
     )  # fmt: skip
 
 
 def _scale(
   ax: Axes,
-  runs: Mapping[str, Sequence[_Run]],
+  runs: Mapping[str, Sequence[Run]],
   column: int,
   least: float,
   unit: str,
@@ -174,13 +162,13 @@ def _scale(
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _first(run: _Run, least: float) -> int:
+def _first(run: Run, least: float) -> int:
   """The first evaluation at or above `least`; the last one if there is none."""
   found = np.flatnonzero(run.metric >= least)
   return int(found[0]) if found.size else len(run.metric) - 1
 
 
-def _range(runs: Mapping[str, Sequence[_Run]], target: float) -> tuple[float, float]:
+def _range(runs: Mapping[str, Sequence[Run]], target: float) -> tuple[float, float]:
   """Of the metric: from its lower tenth, before which nothing is told apart."""
   every = np.concatenate([run.metric for seeds in runs.values() for run in seeds])
   every = every[np.isfinite(every)]
@@ -192,7 +180,7 @@ def _range(runs: Mapping[str, Sequence[_Run]], target: float) -> tuple[float, fl
 
 def _names(
   ax: Axes,
-  runs: Mapping[str, Sequence[_Run]],
+  runs: Mapping[str, Sequence[Run]],
   column: int,
   target: float,
   said: str,
@@ -234,7 +222,7 @@ def _names(
     label.set_position((float(x), float(y)))
 
 
-def _dots(ax: Axes, run: _Run, column: int) -> np.ndarray:
+def _dots(ax: Axes, run: Run, column: int) -> np.ndarray:
   """Points every few pixels along a curve, those in sight: [N, 2] pixels."""
   known = np.isfinite(run.metric) & (run.spent[column] > 0)
   if not known.any():

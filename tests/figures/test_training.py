@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxcodesign.training import train_figures
+from jaxcodesign.figures import training
 
 ROWS = [
   {"step": 10, "loss": 2.0, "accuracy": 0.3, "gradient": 1.0, "learning_rate": 1e-3},
@@ -12,7 +12,7 @@ ROWS = [
 
 
 def test_curves_have_every_number_and_leave_out_what_is_none():
-  figure = train_figures.curves(ROWS, target=0.45)
+  figure = training.curves(ROWS, target=0.45)
   lines = {
     line.get_label(): line.get_xydata().tolist()
     for ax in figure.axes
@@ -27,7 +27,7 @@ def test_curves_have_every_number_and_leave_out_what_is_none():
 def test_a_short_run_fills_its_precision_map():
   bits = np.full((100, 3, 3), np.nan)
   bits[:20] = np.linspace(2, 4, 20)[:, None, None]
-  figure = train_figures.precision_map(bits, ["a", "b", "c" * 40], 20)
+  figure = training.precision_map(bits, ["a", "b", "c" * 40], 20)
   images = [image for ax in figure.axes[:3] for image in ax.get_images()]
   assert [image.get_array().shape for image in images] == [(3, 20)] * 3
   assert all(np.isfinite(image.get_array()).all() for image in images)
@@ -36,7 +36,7 @@ def test_a_short_run_fills_its_precision_map():
 
 
 def test_scores_show_every_seed_and_the_mean():
-  figure = train_figures.scores({"FP32": [0.8, 0.9], "FAST": [0.85, 0.87]})
+  figure = training.scores({"FP32": [0.8, 0.9], "FAST": [0.85, 0.87]})
   (ax,) = figure.axes
   assert [t.get_text() for t in ax.texts] == ["85.00%", "86.00%"]
   dots = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == "o"]

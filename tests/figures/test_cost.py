@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxcodesign.figures import canvas
+from jaxcodesign.figures import cost as cost_figure
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.training import canvas, cost_figure
 
 WORK = Workload(
   tuple(Gemm("", f"layer_{i}/$kernel$", 1, 40 + i, 64, 32) for i in range(5))

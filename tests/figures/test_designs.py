@@ -5,8 +5,9 @@ import struct
 from matplotlib.text import Text
 import pytest
 
-from jaxcodesign.training import canvas, figures, findings, report
-from tests.training.results import sample
+from jaxcodesign.figures import canvas, designs, findings
+from jaxcodesign.training import report
+from tests.experiments.results import sample
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,14 @@ def test_every_axis_is_labelled(result):
 
 
 def test_a_png_has_twice_the_resolution_of_the_screen(result):
-  data = canvas.png(figure := figures.training(result["training"]["history"]))
+  data = canvas.png(figure := designs.training(result["training"]["history"]))
   width, height = struct.unpack(">II", data[16:24])
   assert (width, height) == tuple(int(192 * inch) for inch in figure.get_size_inches())
 
 
 def test_the_trade_off_names_the_front_and_what_lies_below(result):
   costs, reference = result["costs"], result["variants"][0]
-  figure = figures.tradeoff(costs, reference)
+  figure = designs.tradeoff(costs, reference)
   written = texts(figure)
   shown = [c for c in costs if c["accuracy"] > 0.78]
   for key in ("energy_j", "cycles"):
@@ -49,7 +50,7 @@ def test_the_trade_off_names_the_front_and_what_lies_below(result):
 
 
 def test_names_on_the_front_do_not_cover_each_other(result):
-  figure = figures.tradeoff(result["costs"], result["variants"][0])
+  figure = designs.tradeoff(result["costs"], result["variants"][0])
   figure.draw_without_rendering()
   for ax in figure.axes:
     boxes = [Text.get_window_extent(t) for t in ax.texts]
@@ -65,7 +66,7 @@ def test_one_design_alone_can_be_drawn(result):
 
 def test_sensitivities_are_sorted_and_complete(result):
   given = [e for e in result["sensitivities"] if e["accelerator"] == "tMAC"][:25]
-  figure = figures.sensitivities([("tMAC", given)])
+  figure = designs.sensitivities([("tMAC", given)])
   drawn = [bar.get_width() for bar in figure.axes[0].patches]
   assert (
     drawn == sorted((e["value"] for e in given), key=abs, reverse=True)[: len(drawn)]
@@ -78,13 +79,13 @@ def test_sensitivities_are_sorted_and_complete(result):
 
 def test_sensitivities_say_how_large_the_left_out_leaves_are():
   entries = [{"leaf": f"leaf_{i}", "value": 0.5 - 0.01 * i} for i in range(20)]
-  (ax,) = figures.sensitivities([("x", entries)], most=5).axes
+  (ax,) = designs.sensitivities([("x", entries)], most=5).axes
   assert "not drawn: 15 of 20 leaves, each within ±0.45" in ax.get_xlabel()
 
 
 def test_many_layers_keep_the_costly_ones_and_say_so():
   layers = [(f"block_{i}/kernel", "dense", 8, 8 + i, 8) for i in range(30)]
-  figure = figures.layers(findings.find(sample(layers=layers)).compared, most=10)
+  figure = designs.layers(findings.find(sample(layers=layers)).compared, most=10)
   labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
   assert labels == [f"block_{i}/kernel" for i in range(20, 30)]
   assert "the 10 of 30 layers that need most energy" in texts(figure)
@@ -92,7 +93,7 @@ def test_many_layers_keep_the_costly_ones_and_say_so():
 
 def test_energy_bars_end_at_the_total(result):
   costs = result["costs"][:3]
-  figure = figures.energy(costs)
+  figure = designs.energy(costs)
   ends = {}
   for bar in figure.axes[0].patches:
     row = round(bar.get_y() + bar.get_height() / 2)

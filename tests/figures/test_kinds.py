@@ -2,10 +2,10 @@
 
 import pytest
 
+from jaxcodesign.figures import canvas, kinds
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import layers
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.training import canvas, kinds_figure
 
 WORK = Workload(
   (
@@ -20,7 +20,7 @@ def test_bars_are_the_shares():
     layers.price(WORK, presets.int8_45nm(16, 16, dataflow=flow))
     for flow in ("os", "ws")
   ]
-  drawn = kinds_figure.figure(many, "all of $5")
+  drawn = kinds.figure(many, "all of $5")
   (axes,) = drawn.axes
   widths = [bar.get_width() for bar in axes.patches]
   rows = [layers.by_kind(priced) for priced in many]
@@ -31,4 +31,4 @@ def test_bars_are_the_shares():
   assert any(used in text.get_text() for text in axes.texts)
   assert canvas.png(drawn).startswith(b"\x89PNG")
   with pytest.raises(ValueError, match="6 arrays: 1 to 5 can be told apart"):
-    kinds_figure.figure(many * 3)
+    kinds.figure(many * 3)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from jaxcodesign.figures.canvas import COLOURS, INK, MUTED, blank, style
+from jaxcodesign.figures.layers import percent
 from jaxcodesign.hardware.pricing.layers import Priced, by_kind
-from jaxcodesign.training.canvas import COLOURS, INK, MUTED, blank, style
-from jaxcodesign.training.layer_tables import percent
 
 
 def figure(many: Sequence[Priced], title: str = "") -> Figure:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
+from jaxcodesign.figures.findings import quantity
 from jaxcodesign.hardware.mapping.schedule import Scheduled
 from jaxcodesign.hardware.pricing.layers import (
   Compared,
@@ -14,7 +15,6 @@ from jaxcodesign.hardware.pricing.layers import (
   by_kind,
 )
 from jaxcodesign.hardware.pricing.verify import Checked
-from jaxcodesign.training.findings import quantity
 
 
 def one(priced: Priced) -> Table:

@@ -8,7 +8,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.training.canvas import (
+from jaxcodesign.figures.canvas import (
   BLUE,
   COLOURS,
   GRID,

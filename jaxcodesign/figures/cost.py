@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 import numpy as np
 
+from jaxcodesign.figures.canvas import BLUE, INK, MUTED, PAPER, blank, style
+from jaxcodesign.figures.designs import PARTS
+from jaxcodesign.figures.findings import quantity
 from jaxcodesign.hardware.pricing.cost import CostReport
-from jaxcodesign.training.canvas import BLUE, INK, MUTED, PAPER, blank, style
-from jaxcodesign.training.figures import PARTS
-from jaxcodesign.training.findings import quantity
 
 
 def figure(report: CostReport, title: str = "", most: int = 24) -> Figure:

@@ -7,10 +7,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcodesign.figures import canvas
+from jaxcodesign.figures import timeline as timeline_figure
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.mapping import memory
 from jaxcodesign.hardware.mapping.loops import Mapping
-from jaxcodesign.training import canvas, timeline_figure
 
 
 @pytest.mark.parametrize("shown", [3, 100])

@@ -11,8 +11,8 @@ import html
 import json
 import string
 
+from jaxcodesign.figures.array import STATES
 from jaxcodesign.hardware.simulators.activity import NAMES, Fold
-from jaxcodesign.training.array_figure import STATES
 
 
 def render(folds: Mapping[str, Fold], title: str) -> str:

@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.training.canvas import BLUE, COLOURS, INK, MUTED, blank, style
+from jaxcodesign.figures.canvas import BLUE, COLOURS, INK, MUTED, blank, style
 
 SIDES = ("weight", "activation", "gradient")
 

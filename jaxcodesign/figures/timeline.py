@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 import numpy as np
 
+from jaxcodesign.figures.canvas import COLOURS, MUTED, blank, style
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.memory import Timeline
-from jaxcodesign.training.canvas import COLOURS, MUTED, blank, style
 
 _LANES = ("DRAM channel", "array")
 _COLOUR: dict[str, str] = dict(

@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from jaxcodesign.training import canvas, to_accuracy, to_accuracy_figure
+from jaxcodesign.figures import canvas
+from jaxcodesign.training import to_accuracy
 from jaxcodesign.training.to_accuracy import Price
 
 NAMES = (
@@ -41,7 +42,7 @@ CURVES = {
 
 
 def test_marks_and_curves_are_the_runs():
-  picture = to_accuracy_figure.draw(CURVES, PRICES, TARGET)
+  picture = to_accuracy.draw(CURVES, PRICES, TARGET)
   rows = to_accuracy.to_accuracy(CURVES, PRICES, TARGET)
   for column, key in enumerate(("time_s", "energy_j")):
     above, below = picture.axes[column], picture.axes[2 + column]
@@ -64,7 +65,7 @@ def test_marks_and_curves_are_the_runs():
 
 
 def test_names_do_not_overlap_and_stay_inside():
-  picture = to_accuracy_figure.draw(CURVES, PRICES, TARGET)
+  picture = to_accuracy.draw(CURVES, PRICES, TARGET)
   picture.draw_without_rendering()
   for ax in picture.axes[:2]:
     texts = ax.texts
@@ -79,7 +80,7 @@ def test_names_do_not_overlap_and_stay_inside():
 def test_a_price_that_moves_and_seeds_that_stop_early_are_drawn():
   curves = {"FAST": {0: CURVES["FAST"][0], 1: CURVES["FAST"][1][:20]}}
   moving = {0: Price([1.0, 3.0], [2.0, 4.0], [1000, 3000]), 1: Price(2.0, 2.0)}
-  ax = to_accuracy_figure.draw(curves, {"FAST": moving}, 0.99, metric="score").axes[0]
+  ax = to_accuracy.draw(curves, {"FAST": moving}, 0.99, metric="score").axes[0]
   mean = ax.lines[-1]
   assert len(mean.get_xdata()) == 20  # what both seeds have
   np.testing.assert_allclose(mean.get_xdata()[-1], (1000 + 3000 + 4000) / 2)
@@ -90,4 +91,4 @@ def test_too_many_systems_are_refused():
   many = {str(i): CURVES["FAST"] for i in range(11)}
   prices = {name: Price(1.0, 1.0) for name in many}
   with pytest.raises(ValueError, match="11 systems: 1 to 10 can be told apart"):
-    to_accuracy_figure.draw(many, prices, TARGET)
+    to_accuracy.draw(many, prices, TARGET)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from jaxcodesign.training.canvas import COLOURS, INK, MARKERS, MUTED, blank, style
+from jaxcodesign.figures.canvas import COLOURS, INK, MARKERS, MUTED, blank, style
 
 Point = tuple[float, float, str]  # cost, score, name
 

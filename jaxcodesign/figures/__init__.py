@@ -1,0 +1,1 @@
+"""Plain numbers to pictures and tables: matplotlib, rich and HTML."""
