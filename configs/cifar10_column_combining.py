@@ -15,6 +15,7 @@ import dataclasses
 
 from jaxcodesign.data.cache import cache
 from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
+from jaxcodesign.experiments.codesign import CodesignConfig, Variant
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.models import ResNet
 from jaxcodesign.numerics.formats import Fixed, Terms
@@ -22,7 +23,6 @@ from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot, Schedule
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune

@@ -8,12 +8,12 @@ network's weights.npz, in $JAXCODESIGN_DATA/cifar10 and $JAXCODESIGN_DATA/cifar1
 (default ~/.cache/jaxcodesign), or named by --network.directory and --network.weights.
 """
 
+from jaxcodesign.experiments.codesign import Variant
+from jaxcodesign.experiments.pretrained import Cifar10Cnn, RandomCnn
+from jaxcodesign.experiments.sweep import SweepConfig
 from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.formats import BlockFloat, Fixed, Format, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.codesign import Variant
-from jaxcodesign.training.pretrained import Cifar10Cnn, RandomCnn
-from jaxcodesign.training.sweep import SweepConfig
 
 # Terms for 8 weights, terms for an activation.
 BUDGETS = ((24, 4), (24, 3), (20, 3), (16, 3), (14, 3), (12, 3), (10, 3), (8, 3),

@@ -10,6 +10,7 @@ is runs/fashion_codesign/report.html.
 import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.experiments.codesign import CodesignConfig, Variant
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.formats import Fixed, Terms
@@ -17,7 +18,6 @@ from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune

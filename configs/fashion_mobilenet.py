@@ -12,11 +12,11 @@ convolutions: python -m launch.simulate mobilenet --array os:128x128 ws:128x128
 import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.experiments.codesign import CodesignConfig, Variant
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.models import MobileNet
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.codesign import CodesignConfig, Variant
 from jaxcodesign.training.step import TrainConfig
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))

@@ -18,9 +18,9 @@ from jaxcodesign.numerics.precision_schedules import (
   Constant,
 )
 from jaxcodesign.programs.fast import Fast
+from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
 
 SCHEDULES = {
   "FAST": Adaptive(alpha=0.65, beta=0.5, first_high=True),

@@ -15,9 +15,9 @@ from jaxcodesign.data.cache import cache
 from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.models import ResNet
+from jaxcodesign.runs.job import Comparison, System, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, System, TrainJob
 
 
 def config() -> Comparison:

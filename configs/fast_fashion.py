@@ -18,9 +18,9 @@ from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
+from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
 
 CHOSEN = Fast(Adaptive(alpha=0.65, beta=0.5, first_high=True))
 

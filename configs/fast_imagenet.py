@@ -17,10 +17,10 @@ batch normalization's parameters too. A run needs folders of JPEGs, one a class,
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.models import ImageNetResNet
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.mesh import MeshConfig
+from jaxcodesign.runs.job import RunConfig, TrainJob
+from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification, ImageNet
-from jaxcodesign.training.train_job import RunConfig, TrainJob
 
 
 def config() -> TrainJob:

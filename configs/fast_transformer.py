@@ -15,10 +15,10 @@ which is far too small for this model: it learns them by heart.
 from jaxcodesign.data.cache import cache
 from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training.mesh import MeshConfig
+from jaxcodesign.runs.job import RunConfig, TrainJob
+from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import LanguageModeling
-from jaxcodesign.training.train_job import RunConfig, TrainJob
 
 
 def config() -> TrainJob:

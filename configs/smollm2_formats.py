@@ -10,12 +10,12 @@ and the speeches in $JAXCODESIGN_DATA/sotu (default ~/.cache/jaxcodesign), or na
 --network.model and --network.directory, and `pip install 'jaxcodesign[llm]'`.
 """
 
+from jaxcodesign.experiments.codesign import Variant
+from jaxcodesign.experiments.language import Method, Prepared, RandomLlama, Speeches
+from jaxcodesign.experiments.sweep import SweepConfig
 from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.formats import Fixed, Format, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.codesign import Variant
-from jaxcodesign.training.language import Method, Prepared, RandomLlama, Speeches
-from jaxcodesign.training.sweep import SweepConfig
 
 TOKEN = "channel"  # the rows of an activation are tokens, those of a weight outputs
 INT4 = Fixed(4, 32)

@@ -14,7 +14,8 @@ import time
 from typing import Any
 
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import codesign, experiment, payoff
+from jaxcodesign.experiments import codesign, payoff
+from jaxcodesign.runs import command_line
 from launch.timing import Measurement
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "fashion_codesign.py"
@@ -34,7 +35,7 @@ def combining(
     out: Folder of all runs.
     config: A `CodesignConfig` with variants of the names above; the main job's if None.
   """
-  config = config or experiment.load(CONFIG).config()
+  config = config or command_line.load(CONFIG).config()
   names = (DENSE, PRUNED, *COMBINED, *OTHERS)
   kept = tuple(v for v in config.variants if v.name in names)
   config = dataclasses.replace(config, variants=kept)
@@ -71,7 +72,7 @@ def _seed(
       dataclasses.replace(v, tune=reseeded(v.tune)) for v in config.variants
     ),
   )
-  folder = experiment.run_folder(out, f"benchmark_combining_{seed}")
+  folder = command_line.run_folder(out, f"benchmark_combining_{seed}")
   trained = codesign.train(config, images, folder)
   networks: dict[Any, Any] = {None: trained}
   for how in codesign.tunings(config):

@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.experiments import comparison
 from jaxcodesign.hardware.machines.chips import CHIPS, Chip
 from jaxcodesign.models.vit import Vit
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import comparison, experiment, session
-from jaxcodesign.training.distributed import Processes
+from jaxcodesign.runs import command_line, session
+from jaxcodesign.runs.job import Comparison, TrainJob
+from jaxcodesign.runs.processes import Processes
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, TrainJob
 from jaxcodesign.training.update import Dtype, Precision
 from launch.benchmark_training import BFP4
 from launch.timing import Measurement, seconds
@@ -70,7 +71,7 @@ def device(repetitions: int = 5) -> Iterator[Measurement]:
   on_cpu = found.platform == "cpu"
   chip = chip_of(found.device_kind)
   for model, path in MODELS.items():
-    job = noisy(job_of(experiment.load(path).config()), CPU_BATCH if on_cpu else None)
+    job = noisy(job_of(command_line.load(path).config()), CPU_BATCH if on_cpu else None)
     flops, params = operations(job), weights(job)
     for title, (precision, dtype) in PRECISIONS.items():
       made = dataclasses.replace(job, precision=precision, dtype=dtype)

@@ -37,7 +37,7 @@ from jaxcodesign.training.masked import Prune
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import RunConfig, TrainJob
+from jaxcodesign.runs.job import RunConfig, TrainJob
 
 
 def config():

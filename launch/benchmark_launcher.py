@@ -23,10 +23,10 @@ import jax
 from rich.console import Console
 
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training import experiment, loop, metrics_log, session
-from jaxcodesign.training.distributed import Processes
-from jaxcodesign.training.session import Session
-from jaxcodesign.training.train_job import TrainJob
+from jaxcodesign.runs import command_line, loop, metrics, session
+from jaxcodesign.runs.job import TrainJob
+from jaxcodesign.runs.processes import Processes
+from jaxcodesign.runs.session import Session
 from launch.timing import Measurement, ratio
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,11 +37,11 @@ CONFIG = '''"""A small CNN on eight devices, 25 steps."""
 
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import FashionMnistMini
-from jaxcodesign.training.mesh import MeshConfig
+from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import RunConfig, TrainJob
+from jaxcodesign.runs.job import RunConfig, TrainJob
 
 
 def config():
@@ -67,7 +67,7 @@ def launcher(turns: int = 8, every: int = 200) -> Iterator[Measurement]:
       short ones, without checkpoints.
     every: Steps between two checkpoints.
   """
-  job = experiment.load(JOB).config().job
+  job = command_line.load(JOB).config().job
   for name, precision in PRECISIONS.items():
     precise = dataclasses.replace(job, precision=precision)
     for title, number, steps, saves in (
@@ -227,7 +227,7 @@ def waiting(
   speed, _ = ratio(step, make, repetitions)
   with tempfile.TemporaryDirectory() as scratch:
     _run(ready, pathlib.Path(scratch))
-    rows = metrics_log.read(pathlib.Path(scratch))
+    rows = metrics.read(pathlib.Path(scratch))
   # The first line has the start in it.
   share, examples_per_s = rates([row for row in rows if "input_wait" in row][1:])
   return Waiting(share, speed, job.train.batch_size / examples_per_s)
@@ -296,7 +296,7 @@ def _curve(config: pathlib.Path, out: pathlib.Path, count: int) -> list[float]:
     said, _ = process.communicate()
     if process.returncode != 0:
       raise ValueError(f"{process.args} ended with {process.returncode}:\n{said}")
-  rows = metrics_log.read(out / config.stem)
+  rows = metrics.read(out / config.stem)
   return [row["loss"] for row in rows if "loss" in row]
 
 

@@ -15,19 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.experiments import codesign, networks, preflight, record, report
+from jaxcodesign.experiments.networks import Trained
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import (
-  codesign,
-  experiment,
-  networks,
-  preflight,
-  progress,
-  record,
-  report,
-  step,
-)
-from jaxcodesign.training.networks import Trained
+from jaxcodesign.runs import command_line, progress
+from jaxcodesign.training import step
 from launch import outcome
 
 PROG = "python -m launch.codesign"
@@ -37,7 +30,7 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = experiment.parse(argv, prog=PROG)
+    launch = command_line.parse(argv, prog=PROG)
     console = Console()
     if launch.dry_run:
       dry_run(launch.config, console)
@@ -47,11 +40,11 @@ def main(argv: list[str]) -> int:
   return outcome.exit_code(PROG, program, "nothing half-written is left")
 
 
-def run(launch: experiment.Launch, command: str, console: Console) -> None:
+def run(launch: command_line.Launch, command: str, console: Console) -> None:
   """The seven stages."""
   config: codesign.CodesignConfig = launch.config
   began = time.perf_counter()
-  folder = experiment.run_folder(launch.out, launch.name)
+  folder = command_line.run_folder(launch.out, launch.name)
   images = image_sets.check(config.data.load())
   preflight.check(config, images)
   with progress.bar(f"training on {images.name}", console) as shown:

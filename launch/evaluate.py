@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from jaxcodesign.experiments import sweep
+from jaxcodesign.experiments.codesign import REFERENCE
+from jaxcodesign.experiments.networks import versions
 from jaxcodesign.figures import canvas, curves
-from jaxcodesign.training import experiment, sweep
-from jaxcodesign.training.codesign import REFERENCE
-from jaxcodesign.training.networks import versions
+from jaxcodesign.runs import command_line
 from launch import outcome
 
 PROG = "python -m launch.evaluate"
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = experiment.parse(argv, prog=PROG)
+    launch = command_line.parse(argv, prog=PROG)
     if not isinstance(launch.config, sweep.SweepConfig):
       raise ValueError(
         f"{launch.path} is no sweep of formats; try python -m launch.codesign"
@@ -41,10 +42,10 @@ def main(argv: list[str]) -> int:
   return outcome.exit_code(PROG, program, "the rows measured so far are kept")
 
 
-def run(launch: experiment.Launch, command: str, console: Console) -> None:
+def run(launch: command_line.Launch, command: str, console: Console) -> None:
   """Measures, prints and writes."""
   config: sweep.SweepConfig = launch.config
-  folder = experiment.run_folder(launch.out, launch.name)
+  folder = command_line.run_folder(launch.out, launch.name)
   total, metric = len(config.variants) + 1, config.network.metric
   rows: list[sweep.Row] = []
   with console.status("reading the network and its test set") as status:
@@ -71,9 +72,9 @@ def run(launch: experiment.Launch, command: str, console: Console) -> None:
     "rows": [row._asdict() for row in rows],
     "savings": [[s.uniform.name, s.terms.name, s.ratio] for s in found],
   }
-  experiment.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
+  command_line.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
   picture = canvas.png(curve(rows, sweep.of_terms(config), metric))
-  experiment.write_atomically(folder / "curve.png", picture)
+  command_line.write_atomically(folder / "curve.png", picture)
   console.print(f"\nrows and picture: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -118,7 +119,7 @@ def curve(rows: list[sweep.Row], terms: list[str], metric: str) -> Figure:
   )
 
 
-def dry_run(launch: experiment.Launch, command: str, console: Console) -> None:
+def dry_run(launch: command_line.Launch, command: str, console: Console) -> None:
   """Prints what would be measured; runs no example."""
   del command
   config: sweep.SweepConfig = launch.config

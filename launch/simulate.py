@@ -31,6 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.experiments import codesign, networks, sweep
 from jaxcodesign.figures import layers as layer_tables
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
@@ -40,7 +41,7 @@ from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.training import codesign, experiment, networks, sweep
+from jaxcodesign.runs import command_line
 from launch import outcome, roofline, simulate_kinds
 from launch.simulate_pictures import draw, write
 
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> int:
     try:
       check(args)
       work, other = network(args), simulate_kinds.twin(args)
-    except experiment.ConfigError as error:
+    except command_line.ConfigError as error:
       line.error(str(error))
     machines = build(args)
     if args.dry_run:
@@ -150,9 +151,9 @@ def check(args: argparse.Namespace) -> None:
     ("--smoke", args.smoke and Path(args.network).suffix != ".py", "a config"),
   ):
     if idle:
-      raise experiment.ConfigError(f"{option} does nothing without {needs}")
+      raise command_line.ConfigError(f"{option} does nothing without {needs}")
   if args.map and (args.weight_bits or args.activation_bits):
-    raise experiment.ConfigError(
+    raise command_line.ConfigError(
       "--map moves operands as wide as the cell: leave out --weight-bits and "
       "--activation-bits, or choose another --preset"
     )
@@ -164,7 +165,7 @@ def check(args: argparse.Namespace) -> None:
   ]
   for file, kinds in wanted:
     if file and file.suffix.lower() not in kinds:
-      raise experiment.ConfigError(
+      raise command_line.ConfigError(
         f"{file}: write a file ending in {' or '.join(kinds)}"
       )
   for file in outputs(args):
@@ -182,24 +183,24 @@ def network(args: argparse.Namespace) -> Workload:
   """The products of NETWORK."""
   path, published = Path(args.network), args.network in roofline.NETWORKS
   if not published and (args.batch, args.tokens) != (None, None):
-    raise experiment.ConfigError("--batch and --tokens are for published networks")
+    raise command_line.ConfigError("--batch and --tokens are for published networks")
   if published:
     sizes = [1 if args.batch is None else args.batch,
              1024 if args.tokens is None else args.tokens]  # fmt: skip
     if min(sizes) < 1:
-      raise experiment.ConfigError("--batch and --tokens are at least 1")
+      raise command_line.ConfigError("--batch and --tokens are at least 1")
     return roofline.workload(args.network, *sizes)
   if path.suffix == ".py":
-    module = experiment.load(path)
+    module = command_line.load(path)
     config = module.smoke() if args.smoke else module.config()
     if isinstance(config, sweep.SweepConfig):
       return config.network.workload(config.network.load())
     if isinstance(config, codesign.CodesignConfig):
       return codesign.workload(config, image_sets.check(config.data.load()))
-    raise experiment.ConfigError(f"{path} describes no network: {type(config)}")
+    raise command_line.ConfigError(f"{path} describes no network: {type(config)}")
   if path.is_file():
     return topology.read(path)
-  raise experiment.ConfigError(
+  raise command_line.ConfigError(
     f"there is no file {path} and no published network of that name; there are "
     f"{', '.join(roofline.NETWORKS)}, configs/*.py and configs/topologies/*.csv"
   )

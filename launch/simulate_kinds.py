@@ -17,7 +17,7 @@ from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.models import published
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.training import experiment
+from jaxcodesign.runs import command_line
 from launch.simulate_pictures import write
 
 TWINS: dict[tuple[str, str], Callable[[int], published.Model]] = {
@@ -38,7 +38,7 @@ def twin(args: argparse.Namespace) -> Workload | None:
   make = TWINS.get((args.network, args.against))
   if make is None:
     there = ", ".join(f"{name} --against {kind}" for name, kind in TWINS)
-    raise experiment.ConfigError(
+    raise command_line.ConfigError(
       f"{args.network} has no twin {args.against!r}; there is {there}"
     )
   fn, params, inputs = make(1 if args.batch is None else args.batch)

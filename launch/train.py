@@ -15,19 +15,12 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from jaxcodesign.training import (
-  comparison,
-  distributed,
-  experiment,
-  loop,
-  preview,
-  run_folder,
-  session,
-  train_report,
-)
-from jaxcodesign.training.distributed import Processes
-from jaxcodesign.training.interruption import Interruption
-from jaxcodesign.training.train_job import Comparison, RunConfig, TrainJob
+from jaxcodesign.experiments import comparison, train_report
+from jaxcodesign.runs import command_line, loop, origin, preview, session
+from jaxcodesign.runs import processes as distributed
+from jaxcodesign.runs.job import Comparison, RunConfig, TrainJob
+from jaxcodesign.runs.processes import Processes
+from jaxcodesign.runs.signals import Interruption
 from launch import outcome
 
 PROG = "python -m launch.train"
@@ -38,7 +31,7 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = experiment.parse(argv, prog=PROG)
+    launch = command_line.parse(argv, prog=PROG)
     console = Console()
     config = launch.config
     if not isinstance(config, TrainJob | Comparison):
@@ -57,7 +50,7 @@ def main(argv: list[str]) -> int:
       Interruption(run.ask_every) as signals,
     ):
       compile_once(run)
-      folder = experiment.run_folder(launch.out, launch.name)
+      folder = command_line.run_folder(launch.out, launch.name)
       shown = Console(quiet=True) if processes.index else console
       if isinstance(config, TrainJob):
         train(config, folder, processes, command, shown, signals)
@@ -85,7 +78,7 @@ def train(
   signals: Interruption | None = None,
 ) -> loop.Result:
   """One training, to its end or to a signal."""
-  run_folder.check(job, folder)
+  origin.check(job, folder)
   with console.status("preparing"):
     ready = session.prepare(job, processes)
   found = loop.run(ready, folder, command=command, console=console, signals=signals)
@@ -132,7 +125,7 @@ def compare(
       highlight=False,
       markup=False,
     )
-    experiment.run_folder(inside.parent, inside.name)
+    command_line.run_folder(inside.parent, inside.name)
     try:
       found = train(job, inside, processes, command, console, signals)
     except FloatingPointError as error:

@@ -4,12 +4,12 @@ import pathlib
 
 import pytest
 
-from jaxcodesign.training import experiment
+from jaxcodesign.runs import command_line
 from launch.benchmark_combining import CONFIG, combining
 
 
 def test_ratios_of_a_small_network(tmp_path):
-  config = experiment.load(CONFIG).smoke()
+  config = command_line.load(CONFIG).smoke()
   rows = {row.name: row for row in combining(seeds=1, out=tmp_path, config=config)}
   for title in ("combined int8", "combined, distilled int8"):
     drop = rows[f"drop, {title}"].value

@@ -6,11 +6,11 @@ import jax
 import pytest
 
 from jaxcodesign import models
+from jaxcodesign.experiments import comparison
 from jaxcodesign.hardware.machines import chips
-from jaxcodesign.training import comparison
+from jaxcodesign.runs.job import Comparison, System, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, System, TrainJob
 from launch import benchmark_device as benchmark
 
 BATCH = 8

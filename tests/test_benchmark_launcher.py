@@ -10,9 +10,9 @@ import pytest
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.data.sources import ImageSource
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import RunConfig, TrainJob
 from launch import benchmark_launcher as benchmark
 from launch.benchmark_launcher import Turns
 from launch.timing import Measurement

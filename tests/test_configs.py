@@ -12,20 +12,13 @@ import pytest
 from rich.console import Console
 
 from jaxcodesign.data import image_sets
+from jaxcodesign.experiments import codesign, networks, record, report, sweep
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.policy import assign
-from jaxcodesign.training import (
-  codesign,
-  experiment,
-  metrics_log,
-  networks,
-  record,
-  report,
-  sweep,
-  task,
-  train_job,
-)
-from jaxcodesign.training.distributed import Processes
+from jaxcodesign.runs import command_line, metrics
+from jaxcodesign.runs import job as train_job
+from jaxcodesign.runs.processes import Processes
+from jaxcodesign.training import task
 from launch import train
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -39,7 +32,7 @@ LAUNCHERS = {
 
 
 def of(kind):
-  return [p for p in CONFIGS if isinstance(experiment.load(p).config(), kind)]
+  return [p for p in CONFIGS if isinstance(command_line.load(p).config(), kind)]
 
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -53,7 +46,7 @@ every_sweep = pytest.mark.parametrize(
 
 @every_config
 def test_docstring_gives_command_and_expected_result(path):
-  module = experiment.load(path)
+  module = command_line.load(path)
   doc, program = module.__doc__, LAUNCHERS[type(module.config())]
   assert f"python -m launch.{program} configs/{path.name}" in doc
   assert "Expected" in doc
@@ -62,15 +55,17 @@ def test_docstring_gives_command_and_expected_result(path):
 @every_codesign
 def test_fields_are_overridden_with_their_types(path):
   argv = [str(path), "--smoke", "--train.epochs", "2", "--accelerators.1.rows", "7"]
-  launch = experiment.parse(argv, prog="launch")
+  launch = command_line.parse(argv, prog="launch")
   assert launch.config.train.epochs == 2
   assert launch.config.accelerators[1].rows == 7.0
-  assert launch.config.accelerators[0] == experiment.load(path).smoke().accelerators[0]
+  assert (
+    launch.config.accelerators[0] == command_line.load(path).smoke().accelerators[0]
+  )
 
 
 @every_codesign
 def test_full_config_is_traced_and_priced(path):
-  module = experiment.load(path)
+  module = command_line.load(path)
   config = module.config()
   # Images that are everywhere: those of the config may have to be fetched.
   images = image_sets.check(module.smoke().data.load())
@@ -86,14 +81,14 @@ def test_full_config_is_traced_and_priced(path):
 
 
 def test_the_main_job_compares_equal_areas():
-  config = experiment.load(ROOT / "configs" / "fashion_codesign.py").config()
+  config = command_line.load(ROOT / "configs" / "fashion_codesign.py").config()
   areas = [float(a.array_mm2()) for a in config.accelerators]
   assert max(areas) / min(areas) < 1.1
 
 
 @every_codesign
 def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
-  config = experiment.load(path).smoke()
+  config = command_line.load(path).smoke()
   images = image_sets.check(config.data.load())
   trained = codesign.train(config, images, tmp_path)
   again = codesign.train(config, images, tmp_path)
@@ -118,7 +113,7 @@ def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
 
 @every_sweep
 def test_every_variant_of_a_sweep_fits_the_products(path):
-  module = experiment.load(path)
+  module = command_line.load(path)
   network = module.smoke().network
   work = network.workload(network.load())
   for variant in module.config().variants:
@@ -131,7 +126,7 @@ def test_every_variant_of_a_sweep_fits_the_products(path):
 def test_fields_of_a_sweep_are_overridden(path):
   field = "windows" if "smollm2" in path.stem else "limit"
   argv = [str(path), f"--network.{field}", "100"]
-  assert getattr(experiment.parse(argv, prog="launch").config.network, field) == 100
+  assert getattr(command_line.parse(argv, prog="launch").config.network, field) == 100
 
 
 every_training = pytest.mark.parametrize(
@@ -142,10 +137,10 @@ every_training = pytest.mark.parametrize(
 @every_training
 def test_fields_of_a_training_are_overridden(path):
   job = (
-    "job." if isinstance(experiment.load(path).config(), train_job.Comparison) else ""
+    "job." if isinstance(command_line.load(path).config(), train_job.Comparison) else ""
   )
   argv = [str(path), f"--{job}train.epochs", "7", f"--{job}run.mesh.data", "2"]
-  config = experiment.parse(argv, prog="launch").config
+  config = command_line.parse(argv, prog="launch").config
   found = config.job if job else config
   assert found.train.epochs == 7 and found.run.mesh.data == 2
 
@@ -188,7 +183,7 @@ def two_steps(job, folder):
 
 @every_training
 def test_smoke_of_a_training_runs_for_two_steps_and_is_reported(path, tmp_path):
-  config, folder = experiment.load(path).smoke(), tmp_path / "run"
+  config, folder = command_line.load(path).smoke(), tmp_path / "run"
   shown = Processes(), "command", Console(quiet=True)
   folder.mkdir()
   if isinstance(config, train_job.Comparison):
@@ -206,7 +201,7 @@ def test_smoke_of_a_training_runs_for_two_steps_and_is_reported(path, tmp_path):
     final = json.loads((inside / "final.json").read_text())
     assert (final["status"], final["step"], final["steps"]) == ("finished", 2, 2)
     assert math.isfinite(final["loss"]) and 0 <= final["score"] <= 1
-    rows = [row for row in metrics_log.read(inside) if "gradient" in row]
+    rows = [row for row in metrics.read(inside) if "gradient" in row]
     assert len(rows) == 2 and all(row["gradient"] > 0 for row in rows)
     assert "<svg" in (inside / "report.html").read_text()
     told = inside / "telemetry.npz"

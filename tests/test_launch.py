@@ -102,10 +102,10 @@ def test_unwritable_folder_is_noticed_before_any_work(tmp_path, capsys):
 
 def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
   from jaxcodesign.data import image_sets
-  from jaxcodesign.training import checkpoint, experiment
-  from jaxcodesign.training import codesign as stages
+  from jaxcodesign.experiments import codesign as stages
+  from jaxcodesign.runs import checkpoint, command_line
 
-  config = experiment.load(CONFIG).smoke()
+  config = command_line.load(CONFIG).smoke()
   params = stages.initial(config, image_sets.check(config.data.load()))
   params["dense1"]["kernel"] = np.full_like(params["dense1"]["kernel"], np.nan)
   folder = tmp_path / "fashion_codesign_smoke"

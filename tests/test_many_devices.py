@@ -32,7 +32,7 @@ from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
 
 
 def config():

@@ -17,11 +17,11 @@ Expected: seconds.
 
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.data.image_sets import FashionMnistMini
-from jaxcodesign.training.mesh import MeshConfig
+from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.train_job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
 
 
 def config():

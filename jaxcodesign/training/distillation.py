@@ -20,7 +20,8 @@ import jax.numpy as jnp
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.models.classifier import Forward
-from jaxcodesign.training import checkpoint, losses
+from jaxcodesign.runs import checkpoint
+from jaxcodesign.training import losses
 
 
 class Teacher(NamedTuple):

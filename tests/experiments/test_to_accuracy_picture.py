@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from jaxcodesign.experiments import to_accuracy
+from jaxcodesign.experiments.to_accuracy import Price
 from jaxcodesign.figures import canvas
-from jaxcodesign.training import to_accuracy
-from jaxcodesign.training.to_accuracy import Price
 
 NAMES = (
   "FP32",

@@ -5,8 +5,8 @@ import struct
 from matplotlib.text import Text
 import pytest
 
+from jaxcodesign.experiments import report
 from jaxcodesign.figures import canvas, designs, findings
-from jaxcodesign.training import report
 from tests.experiments.results import sample
 
 

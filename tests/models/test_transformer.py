@@ -19,7 +19,7 @@ from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.losses import next_token_loss
-from tests.training.test_language import write
+from tests.experiments.test_language import write
 
 SMALL = Transformer(
   vocabulary=24, width=16, depth=2, heads=4, kv_heads=2, hidden=24, remat=True

@@ -12,7 +12,7 @@ import pytest
 from jaxcodesign.numerics.precision_schedules import Constant
 from jaxcodesign.programs import fast
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.training import preview
+from jaxcodesign.runs import preview
 
 NEAREST = Fast(Constant(3), stochastic=())
 DEVICES = 8

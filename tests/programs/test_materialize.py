@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.programs.materialize import materialized, materialized_across
-from jaxcodesign.training.preview import collectives
+from jaxcodesign.runs.preview import collectives
 
 X = jax.random.normal(jax.random.key(0), (32, 48))
 

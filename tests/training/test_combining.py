@@ -16,7 +16,8 @@ from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import gather, unpack
-from jaxcodesign.training import combining, fit, pruning, step
+from jaxcodesign.runs import fit
+from jaxcodesign.training import combining, pruning, step
 from jaxcodesign.training.combining import Combine, Combined, Layer
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)

@@ -10,7 +10,8 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import checkpoint, fit, losses, step
+from jaxcodesign.runs import checkpoint, fit
+from jaxcodesign.training import losses, step
 from jaxcodesign.training.distillation import Checkpoint, Distill, Teacher
 
 CNN = models.Cnn(channels=(8,), hidden=8)

@@ -17,7 +17,8 @@ from jaxcodesign import models, tree
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.training import checkpoint, pruning
+from jaxcodesign.runs import checkpoint
+from jaxcodesign.training import pruning
 
 RULES = [Rule("w", patterns.Unstructured(0.25))]
 CUBIC = Cubic(1, 10, events=3)

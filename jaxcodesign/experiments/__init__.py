@@ -1,0 +1,1 @@
+"""The questions that launchers answer, their records, schemas and pages."""

@@ -1,0 +1,177 @@
+"""The report of one training: report.html, report.json, figures, and FAST's telemetry.
+
+report.json      what the page shows, for other programs
+telemetry.npz    under FAST: mean bits and passes of each product in each share of
+                 the run
+"""
+
+from collections.abc import Mapping, Sequence
+import io
+import json
+import math
+import pathlib
+import statistics
+from typing import Any
+
+import jax
+from matplotlib.figure import Figure
+import numpy as np
+
+from jaxcodesign.experiments import record
+from jaxcodesign.figures import canvas, page_parts, training
+from jaxcodesign.figures.page_parts import Column, picture, section, table, text
+from jaxcodesign.runs import command_line, metrics, origin
+from jaxcodesign.runs import session as sessions
+from jaxcodesign.runs.loop import Result
+from jaxcodesign.runs.session import Session
+from jaxcodesign.training import update
+
+
+def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path:
+  """Writes everything about a run that has ended; returns the page.
+
+  Raises:
+    OSError: naming the file, the reason and the way out.
+  """
+  rows = metrics.read(folder)
+  result = summary(session, found, rows, folder)
+  drawn = {"curves": training.curves(rows, session.job.target)}
+  if session.plan is not None:
+    means, names = sessions.ran_at(session, found.state), session.plan.names
+    _write_telemetry(folder / "telemetry.npz", means, session)
+    bits = means[:, :, :3]
+    drawn["precision"] = training.precision_map(bits, names, session.steps)
+  (folder / "figures").mkdir(exist_ok=True)
+  # The page first: a picture for paper gets a white ground.
+  page = render(result, drawn)
+  if session.job.run.tensorboard:
+    metrics.show(folder, found.step, drawn)
+  for name, figure in drawn.items():
+    command_line.write_atomically(
+      folder / "figures" / f"{name}.png", canvas.png(figure)
+    )
+  path = folder / "report.json"
+  command_line.write_atomically(path, json.dumps(result, indent=2, allow_nan=False))
+  command_line.write_atomically(folder / "report.html", page)
+  return folder / "report.html"
+
+
+def _write_telemetry(path: pathlib.Path, means: np.ndarray, session: Session) -> None:
+  assert session.plan is not None
+  file = io.BytesIO()
+  np.savez(
+    file,
+    bits=means[:, :, :3],
+    passes=means[:, :, 3:],
+    names=np.array(session.plan.names),
+    steps=np.array(update.bucket_steps(session.steps)),
+  )
+  command_line.write_atomically(path, file.getvalue())
+
+
+def summary(
+  session: Session,
+  found: Result,
+  rows: Sequence[Mapping[str, Any]],
+  folder: pathlib.Path,
+) -> dict[str, Any]:
+  """What the page shows, as JSON."""
+  number = lambda x: x if math.isfinite(x) else None
+  rates = [r["examples_per_s"] for r in rows if r.get("examples_per_s")]
+  waits = [r["input_wait"] for r in rows if r.get("input_wait") is not None]
+  sizes = [leaf.size for leaf in jax.tree.leaves(session.state.params)]
+  result: dict[str, Any] = {
+    "name": folder.name,
+    "data": session.loaded.train.name,
+    "precision": update.describe(session.job.precision, session.job.dtype),
+    "parameters": sum(sizes),
+    "examples": [len(session.loaded.train), len(session.loaded.test)],
+    "status": found.status,
+    "step": found.step,
+    "steps": found.steps,
+    "test_loss": number(found.loss),
+    "test_accuracy": number(found.score),
+    "digest": found.digest,
+    "examples_per_s": statistics.median(rates) if rates else None,
+    "input_wait": statistics.median(waits) if waits else None,
+    "passes": None,
+    "passes_share": None,
+    "curve": [
+      {k: r[k] for k in ("step", "test_loss", "test_accuracy")}
+      for r in rows
+      if "test_accuracy" in r
+    ],
+    "mesh": {k: int(v) for k, v in session.mesh.shape.items()},
+    "config": record.plain(session.job),
+    "origin": origin.origin(folder),
+  }
+  if session.plan is not None:
+    result["passes"], result["passes_share"] = sessions.passes(session, found.state)
+  return result
+
+
+def render(result: Mapping[str, Any], drawn: Mapping[str, Figure]) -> str:
+  """The page of a run as HTML."""
+  ends = {"finished": "all steps", "target": "target reached"}
+  tiles = [
+    ("test accuracy", _percent(result["test_accuracy"]), ends[result["status"]]),
+    ("steps", f"{result['step']:,}", f"of {result['steps']:,}"),
+    ("parameters", f"{result['parameters']:,}", result["precision"]),
+  ]
+  if result["examples_per_s"]:
+    wait = f"{result['input_wait']:.1%} of the time waiting for data"
+    tiles.append(("examples a second", f"{result['examples_per_s']:,.0f}", wait))
+  if result["passes"] is not None:
+    share = f"{result['passes_share']:.1%} of fixed 4-bit"
+    tiles.append(("fMAC passes", f"{result['passes']:.3g}", share))
+  head = (
+    f"<h1>{text(result['name'])}: training on {text(result['data'])}</h1>"
+    f"<dl class=tiles>{''.join(map(_tile, tiles))}</dl>"
+  )
+  parts = [head, section("Curves", picture(drawn, "curves", "Loss and accuracy"))]
+  if "precision" in drawn:
+    parts.append(
+      section(
+        "Precision",
+        picture(
+          drawn,
+          "precision",
+          "Mantissa bits of each tensor over the run",
+          "A row is a matrix product, from the input down to the output.",
+        ),
+      )
+    )
+  parts += [section("Evaluations", _evaluations(result)), appendix(result)]
+  return page_parts.document(result["name"], "\n".join(parts), kind="training report")
+
+
+def _tile(tile: tuple[str, str, str]) -> str:
+  label, value, note = map(text, tile)
+  return f"<div><dt>{label}</dt><dd>{value}</dd><dd class=note>{note}</dd></div>"
+
+
+def _percent(share: float | None) -> str:
+  return "none" if share is None else f"{share:.2%}"
+
+
+def _evaluations(result: Mapping[str, Any]) -> str:
+  columns = [
+    Column("step", lambda r: r["step"], lambda v: f"{v:,}"),
+    Column("test loss", lambda r: r["test_loss"], lambda v: f"{v:.4f}"),
+    Column("test accuracy", lambda r: r["test_accuracy"], _percent),
+  ]
+  return table(result["curve"], columns, style="sortable")
+
+
+def appendix(result: Mapping[str, Any]) -> str:
+  """The config and every start of the run."""
+  starts = result["origin"]
+  command = f"<pre>{text(starts[-1]['command'])}</pre>" if starts else ""
+  config = json.dumps(result["config"], indent=2)
+  return section(
+    "Where this comes from",
+    command,
+    f"<details><summary>Starts, versions, devices</summary>"
+    f"<pre>{text(json.dumps(starts, indent=2))}</pre></details>",
+    f"<details><summary>Config</summary><pre>{text(config)}</pre></details>",
+  )

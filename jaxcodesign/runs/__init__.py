@@ -1,0 +1,1 @@
+"""What keeps a run alive: session, loop, checkpoints, processes, mesh, signals, config."""

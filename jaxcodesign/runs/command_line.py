@@ -1,0 +1,234 @@
+"""How a config file becomes a run: loading it, overriding its fields, its folder.
+
+A config is a Python file with a docstring and two functions, `config()` and `smoke()`,
+that return frozen dataclasses of real objects. Nothing is registered and nothing is
+looked up by name.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import difflib
+import errno
+import importlib.util
+import inspect
+import os
+import pathlib
+import sys
+import tempfile
+import traceback
+import types
+from typing import Any
+
+from jaxcodesign.runs import overrides
+from jaxcodesign.runs.overrides import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+  """A parsed command line.
+
+  Attributes:
+    config: What the file's `config()` or `smoke()` returned, overrides applied.
+    name: Of the run: the file's stem, with `_smoke` under --smoke, so that a smoke run
+      never writes where a real one did.
+    path: The config file.
+    out: Folder of all runs.
+    dry_run: Compile and print costs, run no step.
+    smoke: Whether `smoke()` was asked for.
+  """
+
+  config: Any
+  name: str
+  path: pathlib.Path
+  out: pathlib.Path
+  dry_run: bool
+  smoke: bool
+
+
+def load(
+  path: str | pathlib.Path, configs: str | pathlib.Path = "configs"
+) -> types.ModuleType:
+  """Imports a config file.
+
+  Args:
+    path: Of the file, as the file system has it.
+    configs: Folder whose files are offered where `path` is no Python file at all.
+
+  Returns:
+    The module, with functions `config` and `smoke` and a docstring.
+
+  Raises:
+    ConfigError: if the file is missing (with the nearest name and the choices in its
+      folder), fails to import (with its line), or lacks one of the three.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    folder = path.parent if path.suffix == ".py" else pathlib.Path(configs)
+    hint = "" if path.suffix == ".py" else " (CONFIG comes before overrides)"
+    raise ConfigError(f"no config file {path}{hint}{_choices(folder, path.name)}")
+  spec = importlib.util.spec_from_file_location(f"configs.{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise ConfigError(f"{path} is not a Python file{_choices(path.parent)}")
+  module = importlib.util.module_from_spec(spec)
+  # Dataclasses look their module up by name while they are made.
+  sys.modules[spec.name] = module
+  _run(path, spec.loader.exec_module, module)
+  for name in ("config", "smoke"):
+    if not inspect.isfunction(getattr(module, name, None)):
+      raise ConfigError(f"{path} has no function {name}(){_choices(path.parent)}")
+  if not module.__doc__:
+    raise ConfigError(f"{path} has no docstring: state its command and expected result")
+  return module
+
+
+def parse(
+  argv: Sequence[str], *, prog: str, configs: str | pathlib.Path = "configs"
+) -> Launch:
+  """Reads a command line: CONFIG [--smoke] [--dry-run] [--out DIR] [--field VALUE].
+
+  CONFIG comes before overrides. --help after a CONFIG lists each field with its type,
+  default and doc; without one it lists the files in `configs`. Field names may be
+  written with - or _. Overriding keeps types: an int field refuses 0.5.
+
+  Args:
+    argv: Arguments without the program's name, as in sys.argv[1:].
+    prog: How the program is called, for messages: "python -m launch.codesign".
+    configs: Folder whose files are offered where CONFIG is missing.
+
+  Raises:
+    SystemExit: 0 after --help; 2 after one message on standard error for a missing or
+      broken config file, an unknown field (naming the nearest), or a bad value.
+  """
+  argv = list(argv)
+  try:
+    at = _position(argv)
+    if at is None:
+      raise _without_config(argv, prog, pathlib.Path(configs))
+    path = pathlib.Path(argv.pop(at))
+    module = load(path, configs)
+    smoke = "--smoke" in argv
+    value = _run(path, module.smoke if smoke else module.config)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+      raise ConfigError(f"{path} must return a frozen dataclass, not {value!r}")
+    flags, value = overrides.override(
+      _Flags(),
+      value,
+      argv,
+      prog=f"{prog} {path}",
+      description=inspect.cleandoc(module.__doc__ or ""),
+    )
+  except ConfigError as error:
+    print(f"{prog}: {error}", file=sys.stderr)
+    raise SystemExit(2) from error
+  name = f"{path.stem}_smoke" if smoke else path.stem
+  return Launch(value, name, path, flags.out.expanduser(), flags.dry_run, smoke)
+
+
+def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
+  """Returns the folder `base`/`name`, created, after a file could be written into it.
+
+  Call it before any work: an hour of training must not end in a permission error.
+
+  Raises:
+    OSError: naming the folder, the reason and the way out.
+  """
+  folder = pathlib.Path(base).expanduser() / name
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+      probe.write(b"writable")
+      probe.flush()
+  except OSError as error:
+    raise cannot_write(folder, error) from error
+  return folder
+
+
+def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:
+  """Writes `path` so that at any time it holds its old content or all of the new.
+
+  Args:
+    path: Its folder must exist.
+    content: Text is written as UTF-8 with its line ends unchanged.
+
+  Raises:
+    OSError: naming the file, the reason and the way out; what `path` held before is
+      untouched and nothing else is left behind.
+  """
+  path = pathlib.Path(path)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+  try:
+    with temporary.open("wb") as file:
+      file.write(content.encode() if isinstance(content, str) else content)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  except OSError as error:
+    temporary.unlink(missing_ok=True)
+    raise cannot_write(path, error) from error
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
+  """Returns the error to raise when `path` could not be written because of `error`."""
+  full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+  way_out = "free some space" if full else "check that the folder may be written to"
+  return OSError(
+    f"cannot write {path}: {error.strerror or error}; nothing half-written is left; "
+    f"{way_out}, or choose another folder with --out"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flags:
+  """The options of every program."""
+
+  smoke: bool = False
+  """Take the file's smoke() instead of its config(): small, done in seconds."""
+  dry_run: bool = False
+  """Compile, print memory and cost, run no step."""
+  out: pathlib.Path = pathlib.Path("runs")
+  """Folder of all runs; this one writes into a folder of its name."""
+
+
+def _position(argv: list[str]) -> int | None:
+  """Where CONFIG is: the first argument that is no option, nor --out's value."""
+  for i, argument in enumerate(argv):
+    if not argument.startswith("-") and (i == 0 or argv[i - 1] != "--out"):
+      return i
+  return None
+
+
+def _without_config(
+  argv: list[str], prog: str, configs: pathlib.Path
+) -> ConfigError | SystemExit:
+  """What ends the program where no argument is a CONFIG; prints the general help."""
+  if "--help" not in argv and "-h" not in argv:
+    return ConfigError(f"CONFIG is missing{_choices(configs)}")
+  print(
+    f"usage: {prog} CONFIG [--help] [--smoke] [--dry-run] [--out DIR] "
+    f"[--field.path VALUE]\n\nCONFIG is a Python file, before the overrides"
+    f"{_choices(configs)}\n`{prog} CONFIG --help` lists its fields."
+  )
+  return SystemExit(0)
+
+
+def _choices(folder: pathlib.Path, wanted: str = "") -> str:
+  """The config files in `folder` as the end of a message, the nearest one first."""
+  files = {path.name: path for path in sorted(folder.glob("[!_]*.py"))}
+  if not files:
+    return f"; there are none in {folder}/"
+  near = difflib.get_close_matches(wanted, files, n=1)
+  meant = f"; did you mean {files[near[0]]}?" if near else ""
+  return f"{meant}; {folder}/ has: {', '.join(files)}"
+
+
+def _run(path: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:
+  """Calls a function of the config file; what it raises becomes a ConfigError."""
+  try:
+    return function(*args)
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+      lines.append(error.lineno)
+    where = f"{path}:{lines[-1]}" if lines else path
+    raise ConfigError(f"{where} raises {type(error).__name__}: {error}") from error

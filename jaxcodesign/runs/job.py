@@ -1,0 +1,199 @@
+"""The config of `launch.train`: one training, or many that are compared.
+
+What decides the numbers of a run (the task, the optimizer, the precision) is apart from
+how it is run (`RunConfig`: devices, checkpoints, logs), which may change on the way.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from jaxcodesign.figures.to_accuracy import MOST
+from jaxcodesign.hardware.machines.number_systems import NumberSystem
+from jaxcodesign.programs.fast import Fast
+from jaxcodesign.programs.fast_plan import CHUNK_BITS
+from jaxcodesign.runs.processes import Distributed
+from jaxcodesign.runs.mesh import MeshConfig
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Task
+from jaxcodesign.training.update import Dtype, Precision, Recipe, Remat
+
+Platform = Literal["cpu", "cuda", "tpu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """How a job is run: nothing here changes its numbers beyond the order of sums.
+
+  Attributes:
+    mesh: Axes of the devices, data, fsdp and tensor.
+    distributed: Where the other processes are; found by itself on SLURM, GKE, Cloud
+      TPU pods and under Open MPI.
+    checkpoint_every: Steps between two checkpoints; 0: at each evaluation only.
+    keep_last: Newest checkpoints that are kept.
+    keep_best: Checkpoints of the best scores that are kept besides.
+    log_every: Steps between two lines of metrics.jsonl.
+    tensorboard: Whether scalars and pictures are written for TensorBoard too.
+    profile: Steps, from the eleventh of this start, to trace with jax's profiler; 0 for
+      none.
+    ask_every: Steps between two questions of many processes to each other whether one
+      was told to stop; fewer where steps take seconds.
+    prefetch: Batches that are made ahead.
+    threads: That make them.
+    cache: Folder of compiled programs; "" for ~/.cache/jaxcodesign/compiled, "off" for
+      none.
+    platform: That --dry-run lowers for.
+    chip: Whose roofline --dry-run uses, a name in `hardware.machines.chips`; "" for the
+      platform's usual one.
+  """
+
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  distributed: Distributed = dataclasses.field(default_factory=Distributed)
+  checkpoint_every: int = 0
+  keep_last: int = 2
+  keep_best: int = 1
+  log_every: int = 10
+  tensorboard: bool = True
+  profile: int = 0
+  ask_every: int = 8
+  prefetch: int = 4
+  threads: int = 2
+  cache: str = ""
+  platform: Platform = "cpu"
+  chip: str = ""
+
+  def __post_init__(self):
+    least = {"checkpoint_every": 0, "keep_last": 1, "keep_best": 0, "log_every": 1,
+             "profile": 0, "ask_every": 1, "prefetch": 1, "threads": 1}  # fmt: skip
+    for name, value in least.items():
+      if getattr(self, name) < value:
+        raise ValueError(f"{name}={getattr(self, name)} must be at least {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+  """One training.
+
+  Attributes:
+    task: Data, model and loss.
+    train: Optimizer, schedule, length, seed, pruning, distillation.
+    precision: `Fast`; rules as `quantize` takes them; or None.
+    dtype: "float32", or "bfloat16" for mixed precision.
+    accumulate: Parts in which a batch goes through.
+    remat: What backward passes compute again: "none", "dots" (all but products), "all".
+    evaluate_every: Steps between two evaluations on all test examples; 0: an epoch.
+    target: Score, of evaluation, at which training stops; None trains to the end.
+    run: How it is run.
+  """
+
+  task: Task
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  precision: Precision = None
+  dtype: Dtype = "float32"
+  accumulate: int = 1
+  remat: Remat = "none"
+  evaluate_every: int = 0
+  target: float | None = None
+  run: RunConfig = dataclasses.field(default_factory=RunConfig)
+
+  def __post_init__(self):
+    if self.evaluate_every < 0:
+      raise ValueError(f"evaluate_every={self.evaluate_every} must be 0 or more steps")
+    if self.target is not None and not 0 < self.target <= 1:
+      raise ValueError(f"target={self.target} is a score, in (0, 1]")
+    self.recipe(1)
+
+  def recipe(self, steps: int) -> Recipe:
+    """What is done to the loss in a run of so many steps."""
+    return Recipe(
+      self.train, steps, self.precision, self.dtype, self.accumulate, self.remat
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """One row of a comparison.
+
+  Attributes:
+    name: Unique in its comparison.
+    precision: See `TrainJob`.
+    dtype: See `TrainJob`.
+    hardware: The array that it is priced on; None prices nothing. One whose precision
+      moves prices a `Fast` of even bits: of others a mean does not tell the chunks.
+  """
+
+  name: str
+  precision: Precision = None
+  dtype: Dtype = "float32"
+  hardware: NumberSystem | None = None
+
+  def __post_init__(self):
+    if self.hardware is None or not self.hardware.adaptive:
+      return
+    if not isinstance(self.precision, Fast):
+      raise ValueError(f"{self.name}: {self.hardware.name} prices runs under Fast")
+    odd = [bits for bits in self.precision.schedule.choices if bits % CHUNK_BITS]
+    if odd:
+      raise ValueError(
+        f"{self.name}: mantissas of {odd} bits leave chunks half empty, which a mean "
+        "over a run does not tell: choose even ones, or hardware=None"
+      )
+
+  @classmethod
+  def of(cls, hardware: NumberSystem, fast: Fast | None = None) -> "System":
+    """A number system as it trains: an adaptive one as `fast` says, by default
+    `Fast()`, others by their formats."""
+    precision = tuple(hardware.policy) or None
+    if hardware.adaptive:
+      precision = fast or Fast()
+    return cls(hardware.name, precision, hardware=hardware)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """The same job in several precisions, over several seeds.
+
+  Attributes:
+    job: The job; each system replaces its precision.
+    systems: What is compared; the first one is what others are compared with.
+    seeds: Of data order and weights.
+    target: Score whose first evaluation gives time and energy to accuracy; every run
+      goes to its end, so that final scores compare too.
+  """
+
+  job: TrainJob
+  systems: tuple[System, ...]
+  seeds: tuple[int, ...] = (0, 1, 2)
+  target: float = 0.85
+
+  def __post_init__(self):
+    names = [system.name for system in self.systems]
+    if not names or len(set(names)) < len(names):
+      raise ValueError(f"systems need unique names, not {names}")
+    if any(not name or "/" in name for name in names):
+      raise ValueError(f"names of systems are folders: no '/' in {names}")
+    if sum(system.hardware is not None for system in self.systems) > MOST:
+      raise ValueError(
+        f"{MOST} priced systems at most can be told apart in a picture, not {names}"
+      )
+    if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+      raise ValueError(f"seeds={self.seeds} must be there, and different")
+    if not 0 < self.target <= 1 or not math.isfinite(self.target):
+      raise ValueError(f"target={self.target} is a score, in (0, 1]")
+
+  def jobs(self) -> list[tuple[System, int, TrainJob]]:
+    """Every training, seed by seed."""
+    return [
+      (
+        system,
+        seed,
+        dataclasses.replace(
+          self.job,
+          precision=system.precision,
+          dtype=system.dtype,
+          train=dataclasses.replace(self.job.train, seed=seed),
+        ),
+      )
+      for seed in self.seeds
+      for system in self.systems
+    ]

@@ -1,0 +1,112 @@
+"""The numbers of a run on disk: a line of JSON each, and TensorBoard beside them.
+
+  {"step": 120, "loss": 0.71, "accuracy": 0.75, "gradient": 1.2, ...}       training
+  {"step": 156, "test_loss": 0.55, "test_accuracy": 0.81}                    evaluation
+
+Lines are in the order of steps. A run that goes on from step n drops what was written
+after n, so that the file is that of a run that was never stopped, but for the seconds.
+"""
+
+from collections.abc import Mapping
+import json
+import math
+import pathlib
+from typing import Any
+
+from matplotlib.figure import Figure
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from jaxcodesign.runs import command_line
+
+FILE = "metrics.jsonl"
+_BOARD = "tensorboard"
+
+
+class Metrics:
+  """Appends to a run's numbers; of many processes only the first one has it."""
+
+  def __init__(self, folder: pathlib.Path, step: int, *, tensorboard: bool = True):
+    """Opens the file, without what is from after `step`.
+
+    Raises:
+      OSError: If it cannot be written.
+    """
+    self._path = folder / FILE
+    kept = [row for row in read(folder) if row["step"] <= step]
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    command_line.write_atomically(self._path, text)
+    self._file = self._path.open("a")
+    self._board = None
+    if tensorboard:
+      self._board = SummaryWriter(
+        str(folder / _BOARD), purge_step=step + 1, flush_secs=30
+      )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds a line; what is no finite number is null in it.
+
+    Raises:
+      OSError: If the disk is full.
+    """
+    row: dict[str, Any] = {"step": step}
+    row |= {name: _number(value) for name, value in values.items()}
+    try:
+      self._file.write(json.dumps(row) + "\n")
+      self._file.flush()
+    except OSError as error:
+      raise command_line.cannot_write(self._path, error) from error
+    if self._board is not None:
+      for name, value in values.items():
+        group = "test" if name.startswith("test_") else "train"
+        self._board.add_scalar(f"{group}/{name}", value, step)
+
+  def picture(self, step: int, name: str, figure: Figure) -> None:
+    """Shows a figure in TensorBoard, if that is written."""
+    if self._board is not None:
+      _add(self._board, step, name, figure)
+
+  def close(self) -> None:
+    """Writes what is still in memory."""
+    self._file.close()
+    if self._board is not None:
+      self._board.close()
+
+
+def show(folder: pathlib.Path, step: int, figures: Mapping[str, Figure]) -> None:
+  """Adds the pictures of a run that has ended to its TensorBoard."""
+  # A file of its own: names of files have no more than seconds.
+  with SummaryWriter(str(folder / _BOARD), filename_suffix=".report") as board:
+    for name, figure in figures.items():
+      _add(board, step, name, figure)
+
+
+def _add(board: SummaryWriter, step: int, name: str, figure: Figure) -> None:
+  figure.set_facecolor("white")
+  figure.canvas.draw()
+  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # pyright: ignore[reportAttributeAccessIssue]
+  board.add_image(name, pixels, step, dataformats="HWC")
+
+
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The lines of a run; one that a kill cut off ends them."""
+  path = folder / FILE
+  rows: list[dict[str, Any]] = []
+  if not path.is_file():
+    return rows
+  for line in path.read_text().splitlines():
+    try:
+      row = json.loads(line)
+    except ValueError:
+      break
+    if not isinstance(row, dict) or "step" not in row:
+      break
+    rows.append(row)
+  return rows
+
+
+def _number(value: Any) -> float | int | None:
+  if isinstance(value, int):
+    return value
+  value = float(value)
+  return value if math.isfinite(value) else None

@@ -1,0 +1,141 @@
+"""What a run's folder says about the run: its config, and where it comes from.
+
+config.json    the config as nested dicts
+origin.json    command, git revision, package versions, devices; one entry a start
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+import time
+from typing import Any
+
+import jax
+
+from jaxcodesign.experiments import record
+from jaxcodesign.runs import command_line
+from jaxcodesign.runs.job import TrainJob
+
+PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
+            "grain", "numpy")  # fmt: skip
+
+
+def decisive(job: TrainJob) -> dict[str, Any]:
+  """What decides the numbers of a run: the config without how it is run."""
+  plain = record.plain(job)
+  del plain["run"]
+  return plain
+
+
+def check(job: TrainJob, folder: pathlib.Path) -> bool:
+  """Whether `folder` holds a run of this config; False if it holds none.
+
+  Raises:
+    ValueError: If it holds one of another config, saying what differs.
+  """
+  path = folder / "config.json"
+  if not path.is_file():
+    return False
+  try:
+    found = json.loads(path.read_text())["job"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} is damaged ({error!r}): put it back, or name another --out"
+    ) from error
+  lines = differences(found, decisive(job))
+  if lines:
+    raise ValueError(
+      f"{folder} holds a run of another config; it differs in\n  "
+      + "\n  ".join(lines)
+      + "\nrun with its config to go on, name another --out, or delete the folder"
+    )
+  return True
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+  """One line, "train.epochs: 3 -> 4", for each place where two plain configs differ."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    names = dict.fromkeys([*old, *new])
+    parts = [(name, old.get(name), new.get(name)) for name in names]
+  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    parts = [(i, *pair) for i, pair in enumerate(zip(old, new))]
+  else:
+    return [] if old == new else [f"{where or 'config'}: {old} -> {new}"]
+  return [
+    line
+    for name, a, b in parts
+    for line in differences(a, b, f"{where}.{name}" if where else str(name))
+  ]
+
+
+def write(job: TrainJob, folder: pathlib.Path, command: str) -> None:
+  """Writes config.json, and adds this start to origin.json.
+
+  Raises:
+    OSError: naming the file, the reason and the way out.
+  """
+  config = {"job": decisive(job), "run": record.plain(job.run)}
+  _write(folder / "config.json", config)
+  starts = origin(folder)
+  _write(folder / "origin.json", [*starts, _start(command)])
+
+
+def origin(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Every start of the run in `folder`, the oldest first; [] if that cannot be read."""
+  try:
+    return list(json.loads((folder / "origin.json").read_text()))
+  except (OSError, ValueError, TypeError):
+    return []
+
+
+def _start(command: str) -> dict[str, Any]:
+  return {
+    "command": command,
+    "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    "revision": revision(),
+    "python": platform.python_version(),
+    "packages": {name: _version(name) for name in PACKAGES},
+    "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
+    "processes": jax.process_count(),
+  }
+
+
+def revision() -> str:
+  """Git's revision of this library, "+" where files have changed; "" if unknown."""
+  here = pathlib.Path(__file__).parent
+
+  def git(*arguments: str) -> str:
+    done = subprocess.run(
+      ["git", "-C", str(here), *arguments],
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    )
+    return done.stdout.strip()
+
+  try:
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+  except (OSError, subprocess.SubprocessError):
+    return ""
+
+
+def _version(name: str) -> str:
+  try:
+    return importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    return ""
+
+
+def _write(path: pathlib.Path, content: Any) -> None:
+  command_line.write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def without_run(job: TrainJob) -> TrainJob:
+  """The job as its fingerprint sees it."""
+  return dataclasses.replace(job, run=type(job.run)())

@@ -1,0 +1,364 @@
+"""A config file becomes a typed run, and a wrong command line one clear line."""
+
+import os
+import pathlib
+import resource
+import textwrap
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcodesign import models
+from jaxcodesign.training import step
+from jaxcodesign.runs import (command_line, overrides)
+
+PROG = "python -m launch.codesign"
+
+DEMO = '''
+"""A demonstration.
+
+Command: python -m launch.codesign configs/demo.py
+"""
+
+import dataclasses
+import enum
+import pathlib
+from typing import Any, Callable, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcodesign.training import models, step
+
+
+class Mode(enum.Enum):
+  FAST = 1
+  SLOW = 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """A memory.
+
+  Attributes:
+    capacity_bytes: What it holds
+      at once.
+    energy_j: For one byte.
+  """
+
+  capacity_bytes: jax.typing.ArrayLike = 1024
+  energy_j: float = 1e-12
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """How numbers are written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Format):
+  bits: int = 8  # Width, sign included.
+
+  def __post_init__(self):
+    if self.bits < 1:
+      raise ValueError(f"bits={self.bits} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Terms(Format):
+  budget: jax.typing.ArrayLike = 12
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+  rows: jax.Array = dataclasses.field(default_factory=lambda: jnp.float32(16))
+  """Rows of elements."""
+  memories: tuple[Memory, ...] = (Memory(), Memory(2.0))
+  dataflow: Literal["os", "ws"] = dataclasses.field(
+    default="os", metadata=dict(static=True)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  name: str = "float"
+  format: Format | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  variants: tuple[Variant, ...] = (Variant(), Variant("terms", Terms()))
+  formats: tuple[Format, ...] = (Fixed(), Terms(3))
+  accelerator: Accelerator = dataclasses.field(default_factory=Accelerator)
+  model: models.Cnn = models.Cnn()
+  train: step.TrainConfig = step.TrainConfig()
+  activation: Callable = jax.nn.relu
+  table: Any = dataclasses.field(default_factory=lambda: np.ones(3))
+  limit: int | None = None
+  share: float = 1
+  keep: bool = False
+  mode: Mode = Mode.FAST
+  folder: pathlib.Path = pathlib.Path("here")
+
+
+def config():
+  return Config()
+
+
+def smoke():
+  return Config(train=step.TrainConfig(epochs=1))
+'''
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path("configs").mkdir()
+  path = pathlib.Path("configs/demo.py")
+  path.write_text(DEMO.lstrip())
+  return path
+
+
+def parse(*argv):
+  return command_line.parse([str(a) for a in argv], prog=PROG)
+
+
+def refused(capsys, *argv):
+  """What `parse` says before it exits with 2."""
+  with pytest.raises(SystemExit) as caught:
+    parse(*argv)
+  out, err = capsys.readouterr()
+  assert caught.value.code == 2 and out == ""
+  return err
+
+
+def test_without_overrides_the_config_is_the_files_own(demo):
+  launch = parse(demo)
+  assert launch.config.train == step.TrainConfig()
+  assert (launch.name, launch.path) == ("demo", demo)
+  assert (launch.out, launch.dry_run, launch.smoke) == (pathlib.Path("runs"), 0, 0)
+
+
+def test_the_options_of_every_program(demo):
+  launch = parse("--smoke", "--out", "there", demo, "--dry-run")
+  assert launch.config.train.epochs == 1 and launch.name == "demo_smoke"
+  assert (launch.out, launch.dry_run, launch.smoke) == (pathlib.Path("there"), 1, 1)
+
+
+@pytest.mark.parametrize(
+  ("option", "values", "find", "expected"),
+  [
+    ("--train.learning-rate", ["1e-4"], lambda c: c.train.learning_rate, 1e-4),
+    ("--train.batch_size", ["7"], lambda c: c.train.batch_size, 7),
+    ("--model.channels", ["8", "24", "8"], lambda c: c.model.channels, (8, 24, 8)),
+    ("--variants.1.name", ["tq"], lambda c: c.variants[1].name, "tq"),
+    ("--variants.1.format.budget", ["5"], lambda c: c.variants[1].format.budget, 5),
+    ("--formats.0.bits", ["4"], lambda c: c.formats[0].bits, 4),
+    ("--accelerator.rows", ["12.5"], lambda c: c.accelerator.rows, np.float32(12.5)),
+    (
+      "--accelerator.memories.1.capacity-bytes",
+      ["9.5"],
+      lambda c: c.accelerator.memories[1].capacity_bytes,
+      9.5,
+    ),
+    ("--accelerator.dataflow", ["ws"], lambda c: c.accelerator.dataflow, "ws"),
+    ("--limit", ["3"], lambda c: c.limit, 3),
+    ("--share", ["0.5"], lambda c: c.share, 0.5),
+    ("--keep", [], lambda c: c.keep, True),
+    ("--mode", ["SLOW"], lambda c: c.mode.name, "SLOW"),
+    ("--folder", ["x/y"], lambda c: c.folder, pathlib.Path("x/y")),
+  ],
+)
+def test_any_field_however_deep_is_overridden_and_nothing_else(
+  demo, option, values, find, expected
+):
+  plain, changed = parse(demo).config, parse(demo, option, *values).config
+  found = find(changed)
+  assert found == expected and find(plain) != expected
+  if isinstance(expected, np.float32):
+    assert isinstance(found, jax.Array) and found.dtype == np.float32
+  else:
+    assert type(found) is type(expected)
+  assert changed.activation is jax.nn.relu and len(changed.table) == 3
+  top = option.lstrip("-").split(".")[0]
+  for name in set(vars(plain)) - {top, "table"}:
+    assert repr(getattr(plain, name)) == repr(getattr(changed, name))
+
+
+def test_help_shows_each_field_with_its_doc_and_default(demo, capsys, monkeypatch):
+  monkeypatch.setenv("COLUMNS", "100")
+  with pytest.raises(SystemExit) as caught:
+    parse(demo, "--help")
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  for part in (
+    "A demonstration.",
+    "--accelerator.memories.0.capacity-bytes",
+    "What it holds at once. (default: 1024)",  # an Attributes: section
+    "Rows of elements. (default: 16.0)",  # a string below the field
+    "Width, sign included. (default: 8)",  # a comment beside the field
+    "Passes over the training images. (default: 10)",
+    "--dry-run",
+    "Folder of all runs",
+  ):
+    assert part in text, part
+  assert "activation" not in text and "table" not in text
+
+
+def test_help_without_a_config_lists_the_choices(demo, capsys):
+  with pytest.raises(SystemExit) as caught:
+    parse("--help")
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  assert f"usage: {PROG} CONFIG" in text and "demo.py" in text
+
+
+@pytest.mark.parametrize(
+  ("option", "nearest"),
+  [
+    ("--train.epoch", "--train.epochs"),
+    ("--learning_rate", "--train.learning-rate"),
+    ("--variants.7.name", "--variants.0.name"),
+    ("--acelerator.rows", "--accelerator.rows"),
+    ("--name", "--variants.0.name"),
+    ("--smok", "--smoke"),
+  ],
+)
+def test_an_unknown_field_names_the_nearest(demo, capsys, option, nearest):
+  message = refused(capsys, demo, option, "3")
+  assert "no field --" in message and f"the nearest is {nearest} " in message
+  assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (["--train.epochs", "0.5"], "--train.epochs"),
+    (["--train.epochs"], "--train.epochs"),
+    (["--accelerator.dataflow", "is"], "'os', 'ws'"),
+    (["--formats.0.bits", "0"], "bits=0 must be at least 1"),
+    (["--train.warmup", "2"], "warmup must be in [0, 1)"),
+    (["surplus"], "unexpected argument 'surplus'"),
+  ],
+)
+def test_a_bad_value_is_refused_with_its_field(demo, capsys, argv, message):
+  assert message in refused(capsys, demo, *argv)
+
+
+def test_a_missing_config_names_the_nearest_and_the_choices(demo, capsys):
+  (demo.parent / "other.py").write_text("")
+  message = refused(capsys, "configs/dem.py")
+  assert "no config file configs/dem.py" in message
+  assert "did you mean configs/demo.py?" in message
+  assert "demo.py, other.py" in message
+  assert "demo.py, other.py" in refused(capsys)
+  assert "CONFIG comes before" in refused(capsys, "--train.epochs", "3", demo)
+  assert "there are none in away/" in refused(capsys, "away/x.py")
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    ('"""D."""\nimport nothing_of_this_name', r"broken.py:2 raises ModuleNotFound"),
+    ('"""D."""\ndef config(:\n', r"broken.py:2 raises SyntaxError"),
+    ('"""D."""\ndef smoke():\n  return 1\n', r"has no function config\(\)"),
+    ('"""D."""\nconfig = 3\n', r"has no function config\(\)"),
+    ('"""D."""\ndef config():\n  return 1\n', r"has no function smoke\(\)"),
+    ("def config():\n  ...\ndef smoke():\n  ...\n", "has no docstring"),
+  ],
+)
+def test_a_broken_config_file_is_refused_with_its_line(tmp_path, source, message):
+  path = tmp_path / "broken.py"
+  path.write_text(source)
+  with pytest.raises(command_line.ConfigError, match=message):
+    command_line.load(path)
+
+
+@pytest.mark.parametrize(
+  ("body", "message"),
+  [
+    (
+      "raise ZeroDivisionError('no rows')",
+      "own.py:3 raises ZeroDivisionError: no rows",
+    ),
+    ("return {'epochs': 3}", "must return a frozen dataclass, not {'epochs': 3}"),
+  ],
+)
+def test_a_config_that_fails_is_refused(tmp_path, capsys, body, message):
+  source = f'''
+    """D."""
+    def config():
+      {body}
+    def smoke():
+      {body}
+  '''
+  (tmp_path / "own.py").write_text(textwrap.dedent(source).lstrip())
+  assert message in refused(capsys, tmp_path / "own.py")
+
+
+def test_two_files_of_one_name_do_not_mix(tmp_path):
+  for i in (1, 2):
+    (tmp_path / str(i)).mkdir()
+    source = f'"""D."""\ndef config():\n  return {i}\ndef smoke():\n  return -{i}\n'
+    (tmp_path / str(i) / "same.py").write_text(source)
+  first, second = (command_line.load(tmp_path / str(i) / "same.py") for i in (1, 2))
+  assert (first.config(), second.config()) == (1, 2)
+
+
+def test_a_field_named_as_an_option_of_the_program_is_refused():
+  with pytest.raises(
+    overrides.ConfigError, match=r"may not have the fields .*'epochs'"
+  ):
+    overrides.override(
+      step.TrainConfig(), step.TrainConfig(), [], prog="p", description=""
+    )
+
+
+def test_field_docs_come_from_the_attributes_section():
+  docs = overrides.field_docs(models.Cnn)
+  assert docs == {
+    "channels": "Output channels of each convolution, in order.",
+    "hidden": "Units of the dense layer before the logits.",
+  }
+
+
+def test_a_run_folder_is_made_and_can_be_written(tmp_path):
+  folder = command_line.run_folder(tmp_path / "runs", "demo")
+  assert folder == tmp_path / "runs" / "demo" and os.listdir(folder) == []
+  assert command_line.run_folder(tmp_path / "runs", "demo") == folder
+
+
+@pytest.mark.parametrize("base", ["/proc", "file"])
+def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path, base):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(
+    OSError, match=r"cannot write .*demo: .*another folder with --out"
+  ):
+    command_line.run_folder(tmp_path / base, "demo")
+
+
+@pytest.mark.parametrize("content", ["grüße\r\n", b"\0\xff"])
+def test_a_file_is_replaced_whole(tmp_path, content):
+  path = tmp_path / "report.html"
+  for _ in range(2):
+    command_line.write_atomically(path, content)
+  expected = content.encode() if isinstance(content, str) else content
+  assert path.read_bytes() == expected
+  assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+  path = tmp_path / "report.html"
+  command_line.write_atomically(path, "old")
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+  try:
+    with pytest.raises(OSError, match=f"cannot write {path}: .*free some space"):
+      command_line.write_atomically(path, b"\0" * 200_000)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.html"]

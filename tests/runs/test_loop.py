@@ -1,0 +1,162 @@
+"""A run that is stopped, damaged or broken ends as one that is not, or says why."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+
+import jax
+import pytest
+from rich.console import Console
+
+from jaxcodesign import models
+from jaxcodesign.data import image_sets
+from jaxcodesign.data.sources import ImageSource
+from jaxcodesign.numerics.schedules import Cubic
+from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
+from jaxcodesign.numerics.sparsity.patterns import Unstructured
+from jaxcodesign.runs import (loop, metrics, session)
+from jaxcodesign.runs.processes import Processes
+from jaxcodesign.training.masked import Prune
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification
+from jaxcodesign.runs.job import (RunConfig, TrainJob)
+
+PRUNE = Prune((Sparse("dense1/kernel", Unstructured(0.5)),), Cubic(0.1, 0.9, 5))
+TRAIN = TrainConfig(
+  epochs=2, batch_size=100, learning_rate=1e-2, warmup=0.0, sparsity=PRUNE, augment=True
+)
+JOB = TrainJob(
+  Classification(image_sets.FashionMnistMini(), models.Cnn((2, 4), 8)),
+  TRAIN,
+  evaluate_every=8,
+  run=RunConfig(checkpoint_every=3, log_every=2, tensorboard=False, keep_last=3),
+)
+STEPS = 20  # 1,000 images in batches of 100, twice
+
+
+def few(job):
+  """The job's task on 1,000 images for training, 200 to score."""
+  images = image_sets.FashionMnistMini().load()
+  loaded = job.task.load(job.train)
+  cut = lambda x, y, n: ImageSource(
+    x[:n], y[:n], augment=job.train.augment, classes=10, name="few"
+  )
+  return loaded._replace(
+    train=cut(images.train_images, images.train_labels, 1000),
+    test=cut(images.test_images, images.test_labels, 200),
+  )
+
+
+def run(folder, job=JOB, wrap=lambda source: source, devices=None):
+  devices = devices or jax.devices()[:1]
+  loaded = few(job)
+  loaded = loaded._replace(train=wrap(loaded.train))
+  ready = session.prepare(job, Processes(0, 1), devices, loaded=loaded)
+  said = io.StringIO()
+  console = Console(file=said, width=200)
+  found = loop.run(ready, folder, command="command", console=console)
+  return found, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run that nothing happens to, and its numbers."""
+  folder = tmp_path_factory.mktemp("whole")
+  found, said = run(folder)
+  assert found.status == "finished" and found.step == found.steps == STEPS
+  assert "step 16 of 20: test loss" in said
+  return found, numbers(folder), folder
+
+
+def numbers(folder):
+  """metrics.jsonl without what depends on the clock."""
+  clock = ("examples_per_s", "input_wait")
+  return [
+    {k: v for k, v in row.items() if k not in clock} for row in metrics.read(folder)
+  ]
+
+
+class Stopping:
+  """A source that asks the process to end at its n-th batch."""
+
+  def __init__(self, source, at):
+    self._source, self._at = source, at
+
+  def __getattr__(self, name):
+    return getattr(self._source, name)
+
+  def __len__(self):
+    return len(self._source)
+
+  def batch(self, indices, draws):
+    self._at -= 1
+    if self._at == 0:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return self._source.batch(indices, draws)
+
+
+def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(whole, tmp_path):
+  stopped, _ = run(tmp_path, wrap=lambda source: Stopping(source, 7))
+  assert stopped.status == "interrupted" and 0 < stopped.step < STEPS
+  assert not (tmp_path / loop.FINAL).exists()
+  found, said = run(tmp_path)
+  assert f"going on from step {stopped.step} of 20" in said
+  assert found.digest == whole[0].digest and found.score == whole[0].score
+  assert numbers(tmp_path) == whole[1]
+  final = json.loads((tmp_path / loop.FINAL).read_text())
+  assert final["digest"] == found.digest and final["status"] == "finished"
+  again, _ = run(tmp_path)
+  assert again.digest == found.digest and again.step == STEPS
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_said(whole, tmp_path):
+  run(tmp_path)
+  steps = sorted((tmp_path / "checkpoints").glob("step_*"))
+  file = max((p for p in steps[-1].rglob("*") if p.is_file()),
+             key=lambda p: p.stat().st_size)  # fmt: skip
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  found, said = run(tmp_path)
+  assert (
+    "the checkpoint of step 20 is damaged" in said and "going on from step 18" in said
+  )
+  assert found.digest == whole[0].digest
+
+
+def test_a_loss_that_is_no_number_names_tensor_and_checkpoint(tmp_path):
+  train = dataclasses.replace(TRAIN, learning_rate=1e30, sparsity=None)
+  with pytest.raises(FloatingPointError, match="suspected: ") as error:
+    run(tmp_path, dataclasses.replace(JOB, train=train))
+  words = str(error.value)
+  assert "in the product" in words and "learning rate 9.94e+29" in words
+  assert "no checkpoint" in words or "the checkpoint of step" in words
+
+
+def test_training_stops_at_its_target(tmp_path):
+  job = dataclasses.replace(JOB, target=0.05)
+  found, said = run(tmp_path, job)
+  assert (found.status, found.step) == ("target", 8)
+  assert "the target" in said
+  again, _ = run(tmp_path, job)
+  assert (again.status, again.digest) == ("target", found.digest)
+
+
+def test_another_config_is_refused(whole):
+  _, _, folder = whole
+  other = dataclasses.replace(JOB, train=dataclasses.replace(TRAIN, seed=3))
+  with pytest.raises(ValueError, match=r"train\.seed: 0 -> 3"):
+    run(folder, other)
+
+
+def test_a_batch_that_does_not_fit_is_refused(tmp_path):
+  train = dataclasses.replace(TRAIN, batch_size=1001)
+  with pytest.raises(ValueError, match="does not fit the 1,000 examples of few"):
+    run(tmp_path, dataclasses.replace(JOB, train=train))
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="batch_size=100 in 1 parts does not divide"):
+    run(tmp_path, devices=jax.devices()[:8])

@@ -1,0 +1,55 @@
+"""A folder knows whose run it holds."""
+
+import dataclasses
+import json
+
+import pytest
+
+from jaxcodesign import models
+from jaxcodesign.data import image_sets
+from jaxcodesign.runs import origin
+from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.task import Classification
+from jaxcodesign.runs.job import (RunConfig, TrainJob)
+
+JOB = TrainJob(
+  Classification(image_sets.FashionMnistMini(), models.Cnn((4, 8), 16)),
+  TrainConfig(epochs=2),
+)
+
+
+def test_the_same_config_goes_on_whatever_it_is_run_on(tmp_path):
+  assert not origin.check(JOB, tmp_path)
+  origin.write(JOB, tmp_path, "python -m launch.train x.py")
+  moved = dataclasses.replace(JOB, run=RunConfig(log_every=3, keep_last=5))
+  assert origin.check(moved, tmp_path)
+  origin.write(moved, tmp_path, "python -m launch.train x.py --again")
+  starts = origin.origin(tmp_path)
+  assert [s["command"][-5:] for s in starts] == [" x.py", "again"]
+  assert starts[0]["packages"]["jax"] and starts[0]["devices"]
+  assert json.loads((tmp_path / "config.json").read_text())["run"]["keep_last"] == 5
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+  origin.write(JOB, tmp_path, "command")
+  other = dataclasses.replace(
+    JOB,
+    accumulate=2,
+    task=dataclasses.replace(JOB.task, model=models.Cnn((4, 12), 16)),
+  )
+  with pytest.raises(ValueError, match="holds a run of another config") as error:
+    origin.check(other, tmp_path)
+  assert "accumulate: 1 -> 2" in str(error.value)
+  assert "task.model.channels.1: 8 -> 12" in str(error.value)
+  assert "--out" in str(error.value)
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="damaged"):
+    origin.check(JOB, tmp_path)
+
+
+def test_differences_of_fields_that_only_one_has():
+  assert origin.differences({"a": 1}, {"b": 1}) == ["a: 1 -> None", "b: None -> 1"]
+  assert origin.differences({"a": [1, 2]}, {"a": [1]}) == ["a: [1, 2] -> [1]"]

@@ -1,0 +1,52 @@
+"""A bar on a terminal, one line an epoch elsewhere, and a terminal left as it was."""
+
+import io
+
+import pytest
+import rich.console
+
+from jaxcodesign.runs import (fit, progress)
+
+
+def drive(shown):
+  for i in range(1, 5):
+    shown.on_step(fit.Step(epoch=1, step=i, steps=8, images=16, loss=0.5))
+  shown.on_epoch(fit.Epoch(1, 0.51234, 0.875, 0.9, 1.25))
+
+
+def console(terminal):
+  return rich.console.Console(
+    file=io.StringIO(), force_terminal=terminal, width=120, _environ={}
+  )
+
+
+def test_without_a_terminal_there_is_one_line_an_epoch():
+  quiet = console(terminal=False)
+  with progress.bar("training", quiet) as shown:
+    drive(shown)
+  line = "epoch 1: loss 0.512, train 87.5%, test 90.0%, 1.2 s\n"
+  assert quiet.file.getvalue() == line
+
+
+def test_on_a_terminal_the_bar_shows_loss_and_speed():
+  loud = console(terminal=True)
+  with progress.bar("training", loud) as shown:
+    drive(shown)
+  text = loud.file.getvalue()
+  for part in ("training", "50%", "loss 0.500", "images/s", "epoch 1: loss 0.512"):
+    assert part in text, part
+
+
+def test_an_exception_passes_and_the_cursor_comes_back():
+  loud = console(terminal=True)
+  with pytest.raises(FloatingPointError), progress.bar("training", loud) as shown:
+    drive(shown)
+    raise FloatingPointError
+  text = loud.file.getvalue()
+  assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l") >= 0
+
+
+def test_standard_output_is_the_default(capsys):
+  with progress.bar("training") as shown:
+    drive(shown)
+  assert capsys.readouterr().out.startswith("epoch 1: loss")
