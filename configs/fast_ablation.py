@@ -10,6 +10,7 @@ with depth or with training, low first or (reversed) high first, three seeds eac
 import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import (
   Adaptive,
@@ -18,7 +19,7 @@ from jaxcodesign.numerics.precision_schedules import (
   Constant,
 )
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 

@@ -13,9 +13,10 @@ import dataclasses
 
 from jaxcodesign.data.cache import cache
 from jaxcodesign.data.image_sets import Cifar10, FashionMnistMini
+from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.models import Vit
-from jaxcodesign.runs.job import Comparison, System, TrainJob
+from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 

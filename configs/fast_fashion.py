@@ -14,11 +14,12 @@ recalled (the row "FAST recalled", 88.38 %) its first layer never leaves 2 bits.
 import dataclasses
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
-from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 

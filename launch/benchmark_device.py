@@ -21,12 +21,13 @@ import numpy as np
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.experiments import comparison
+from jaxcodesign.experiments.systems import Comparison
 from jaxcodesign.hardware.machines.chips import CHIPS, Chip
 from jaxcodesign.models.vit import Vit
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.runs import command_line, session
-from jaxcodesign.runs.job import Comparison, TrainJob
+from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.training.task import Classification
 from jaxcodesign.training.update import Dtype, Precision

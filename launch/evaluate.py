@@ -19,9 +19,9 @@ from rich.table import Table
 
 from jaxcodesign.experiments import sweep
 from jaxcodesign.experiments.codesign import REFERENCE
-from jaxcodesign.experiments.networks import versions
 from jaxcodesign.figures import canvas, curves
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import command_line, files
+from jaxcodesign.runs.origin import versions
 from launch import outcome
 
 PROG = "python -m launch.evaluate"
@@ -72,9 +72,9 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
     "rows": [row._asdict() for row in rows],
     "savings": [[s.uniform.name, s.terms.name, s.ratio] for s in found],
   }
-  command_line.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
+  files.write_atomically(folder / "rows.json", json.dumps(result, indent=2))
   picture = canvas.png(curve(rows, sweep.of_terms(config), metric))
-  command_line.write_atomically(folder / "curve.png", picture)
+  files.write_atomically(folder / "curve.png", picture)
   console.print(f"\nrows and picture: {folder}", highlight=False, soft_wrap=True)
 
 

@@ -27,7 +27,7 @@ from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import files
 from launch import measure, outcome
 
 PROG = "python -m launch.roofline"
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     return
   picture = measured(args) if args.measure else bounded(args)
   if args.picture:
-    command_line.write_atomically(args.picture, canvas.png(picture))
+    files.write_atomically(args.picture, canvas.png(picture))
     print(f"wrote {args.picture}")
 
 

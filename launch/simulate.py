@@ -31,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from jaxcodesign.data import image_sets
-from jaxcodesign.experiments import codesign, networks, sweep
+from jaxcodesign.experiments import codesign, sweep
 from jaxcodesign.figures import layers as layer_tables
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.machines.spec import Accelerator, Accounting, Dataflow
@@ -41,7 +41,7 @@ from jaxcodesign.hardware.pricing import layers, topology, verify
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.programs.precision import Policy, Rule
 from jaxcodesign.programs.workload import Workload
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import command_line, origin
 from launch import outcome, roofline, simulate_kinds
 from launch.simulate_pictures import draw, write
 
@@ -244,7 +244,7 @@ def run(
     show(table, console)
   record: dict[str, Any] = {
     "command": command,
-    "versions": networks.versions(),
+    "versions": origin.versions(),
     "network": args.network,
     "arrays": [layers.record(priced) for priced in found],
     "against": against,

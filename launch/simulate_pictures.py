@@ -14,7 +14,7 @@ from jaxcodesign.hardware.pricing import verify
 from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import files
 
 
 def draw(args: argparse.Namespace, work: Workload, found: list[Priced]) -> None:
@@ -62,6 +62,6 @@ def timeline(args: argparse.Namespace, g: Gemm, machine: Accelerator) -> Figure:
 def write(file: Path, content: str | bytes) -> None:
   """Writes atomically; an error names the file and a way out that there is here."""
   try:
-    command_line.write_atomically(file, content)
+    files.write_atomically(file, content)
   except OSError as error:
     raise OSError(f"cannot write {file}: {error.__cause__}; name another") from error

@@ -16,9 +16,10 @@ import jax
 from rich.console import Console
 
 from jaxcodesign.experiments import comparison, train_report
+from jaxcodesign.experiments.systems import Comparison
 from jaxcodesign.runs import command_line, loop, origin, preview, session
 from jaxcodesign.runs import processes as distributed
-from jaxcodesign.runs.job import Comparison, RunConfig, TrainJob
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.runs.signals import Interruption
 from launch import outcome

@@ -32,7 +32,8 @@ from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.experiments.systems import Comparison, System
+from jaxcodesign.runs.job import RunConfig, TrainJob
 
 
 def config():

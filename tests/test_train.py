@@ -21,7 +21,8 @@ from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.models import Cnn
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.runs.job import Comparison, RunConfig, System, TrainJob
+from jaxcodesign.experiments.systems import Comparison, System
+from jaxcodesign.runs.job import RunConfig, TrainJob
 
 
 def config():

@@ -19,7 +19,8 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
-from jaxcodesign.experiments import record, to_accuracy, train_report
+from jaxcodesign.experiments import to_accuracy, train_report
+from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.experiments.to_accuracy import Price
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, text
@@ -27,8 +28,8 @@ from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.pricing import iteration
 from jaxcodesign.hardware.pricing.iteration import Passes
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import command_line, loop, origin
-from jaxcodesign.runs.job import Comparison, System, TrainJob
+from jaxcodesign.runs import files, loop, origin
+from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.training import update
 
 FILE = "comparison.json"
@@ -104,12 +105,10 @@ def write(
   page = _page(config, result, rows, drawn)
   (folder / "figures").mkdir(exist_ok=True)
   for name, figure in drawn.items():
-    command_line.write_atomically(
-      folder / "figures" / f"{name}.png", canvas.png(figure)
-    )
+    files.write_atomically(folder / "figures" / f"{name}.png", canvas.png(figure))
   content = json.dumps(result, indent=2, allow_nan=False)
-  command_line.write_atomically(folder / FILE, content)
-  command_line.write_atomically(folder / "report.html", page)
+  files.write_atomically(folder / FILE, content)
+  files.write_atomically(folder / "report.html", page)
   return folder / "report.html"
 
 
@@ -277,7 +276,7 @@ def _page(
   if result["failed"]:
     why = (f"<p>{text(n)}: {text(told)}</p>" for n, told in result["failed"].items())
     parts.append(section("Left out", *why))
-  appendix = {"origin": result["origin"], "config": record.plain(config)}
+  appendix = {"origin": result["origin"], "config": origin.plain(config)}
   parts.append(train_report.appendix(appendix))
   return page_parts.document(result["name"], "\n".join(parts), kind="comparison")
 

@@ -6,25 +6,21 @@ starts from.
 """
 
 from collections.abc import Callable, Mapping
-import importlib.metadata
 import pathlib
-import platform
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcodesign import __version__, tree
+from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import Groups
-from jaxcodesign.runs import checkpoint, fit
+from jaxcodesign.runs import checkpoint, fit, origin
 from jaxcodesign.training import combining
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Trained(NamedTuple):
@@ -118,7 +114,7 @@ def obtain(
     "accuracy": accuracy,
     "history": [epoch._asdict() for epoch in history],
     "groups": {name: _written(g) for name, g in groups.items()},
-    "versions": versions(),
+    "versions": origin.versions(),
   }
   job.target.parent.mkdir(parents=True, exist_ok=True)
   checkpoint.save(job.target, params, record)
@@ -140,12 +136,6 @@ def expected(params: Any, config: TrainConfig) -> Trained:
   elif sparsity is not None:
     params = masking.apply(masking.masks(params, sparsity.rules), params)
   return Trained(params, (), 0.0, False, 0.0, groups, sparsity)
-
-
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that numbers depend on."""
-  found = {"python": platform.python_version(), "jaxcodesign": __version__}
-  return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _written(groups: Groups) -> dict[str, Any]:

@@ -7,17 +7,17 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.experiments import codesign, payoff, schema, storage
 from jaxcodesign.experiments.codesign import REFERENCE, CodesignConfig, Priced, Variant
-from jaxcodesign.experiments.networks import Networks, Trained, versions
+from jaxcodesign.experiments.networks import Networks, Trained
 from jaxcodesign.figures import findings
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs.workload import Workload
+from jaxcodesign.runs import origin
 
 
 def result(
@@ -39,8 +39,8 @@ def result(
     "name": name,
     "command": command,
     "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    "versions": versions(),
-    "config": plain(config),
+    "versions": origin.versions(),
+    "config": origin.plain(config),
     "model": {
       "name": type(config.model).__name__,
       "parameters": work.parameters,
@@ -83,18 +83,6 @@ def result(
       for leaf, slope in slopes.items()
     ]
   return found
-
-
-def plain(value: Any) -> Any:
-  """A config as nested dicts and lists, each dataclass with its class under "is"."""
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return {"is": type(value).__name__, **fields}
-  if isinstance(value, tuple | list):
-    return [plain(item) for item in value]
-  if value is None or isinstance(value, str | bool | int | float):
-    return value
-  return np.asarray(value).tolist() if tree.is_array(value) else str(value)
 
 
 def _layers(

@@ -23,7 +23,7 @@ from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.formats.term_budget import Terms
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import files
 
 
 class Network(Protocol):
@@ -121,7 +121,7 @@ def measure(
       score = config.network.score(loaded, variant)
       known = {"mark": mark, "score": score, "seconds": time.perf_counter() - began}
       text = json.dumps(known | {"name": variant.name}, indent=2)
-      command_line.write_atomically(path, text)
+      files.write_atomically(path, text)
       known["fresh"] = True
     yield Row(
       variant.name,

@@ -17,10 +17,9 @@ import jax
 from matplotlib.figure import Figure
 import numpy as np
 
-from jaxcodesign.experiments import record
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, table, text
-from jaxcodesign.runs import command_line, metrics, origin
+from jaxcodesign.runs import files, metrics, origin
 from jaxcodesign.runs import session as sessions
 from jaxcodesign.runs.loop import Result
 from jaxcodesign.runs.session import Session
@@ -47,12 +46,10 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   if session.job.run.tensorboard:
     metrics.show(folder, found.step, drawn)
   for name, figure in drawn.items():
-    command_line.write_atomically(
-      folder / "figures" / f"{name}.png", canvas.png(figure)
-    )
+    files.write_atomically(folder / "figures" / f"{name}.png", canvas.png(figure))
   path = folder / "report.json"
-  command_line.write_atomically(path, json.dumps(result, indent=2, allow_nan=False))
-  command_line.write_atomically(folder / "report.html", page)
+  files.write_atomically(path, json.dumps(result, indent=2, allow_nan=False))
+  files.write_atomically(folder / "report.html", page)
   return folder / "report.html"
 
 
@@ -66,7 +63,7 @@ def _write_telemetry(path: pathlib.Path, means: np.ndarray, session: Session) ->
     names=np.array(session.plan.names),
     steps=np.array(update.bucket_steps(session.steps)),
   )
-  command_line.write_atomically(path, file.getvalue())
+  files.write_atomically(path, file.getvalue())
 
 
 def summary(
@@ -102,7 +99,7 @@ def summary(
       if "test_accuracy" in r
     ],
     "mesh": {k: int(v) for k, v in session.mesh.shape.items()},
-    "config": record.plain(session.job),
+    "config": origin.plain(session.job),
     "origin": origin.origin(folder),
   }
   if session.plan is not None:

@@ -1,1 +1,1 @@
-"""What keeps a run alive: session, loop, checkpoints, processes, mesh, signals, config."""
+"""What keeps a run alive: loop, checkpoints, processes, mesh, signals, configs."""

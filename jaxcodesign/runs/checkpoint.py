@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxcodesign.runs import (command_line, sealed)
+from jaxcodesign.runs import files, sealed
 
 
 def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -
     sealed.seal(temporary, "params", record)
     sealed.swap(temporary, folder, old)
   except OSError as error:
-    raise command_line.cannot_write(folder, error) from error
+    raise files.cannot_write(folder, error) from error
   finally:
     for leftover in (temporary, old):
       shutil.rmtree(leftover, ignore_errors=True)

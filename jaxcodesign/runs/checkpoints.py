@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from jaxcodesign.runs import (command_line, sealed)
+from jaxcodesign.runs import files, sealed
 from jaxcodesign.runs.lock import FolderLock
 
 _PART = "state"
@@ -148,7 +148,7 @@ class Checkpoints:
       if _first():
         shutil.rmtree(new, ignore_errors=True)
       if isinstance(error, OSError):
-        raise command_line.cannot_write(self._path(step), error) from error
+        raise files.cannot_write(self._path(step), error) from error
       raise
     self._pending = self._writer.submit(self._finish, step, response, record)
     if wait:
@@ -230,7 +230,7 @@ class Checkpoints:
     try:
       self._folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-      raise command_line.cannot_write(self._folder, error) from error
+      raise files.cannot_write(self._folder, error) from error
     self._lock = FolderLock(self._folder)
     for left in self._folder.glob(f".{_NAME}*"):
       whole = self._folder / left.stem.removeprefix(".")
@@ -260,7 +260,7 @@ class Checkpoints:
         self._damaged.discard(step)
         self._retain()
     except OSError as error:
-      raise command_line.cannot_write(self._path(step), error) from error
+      raise files.cannot_write(self._path(step), error) from error
     finally:
       if _first():
         shutil.rmtree(new, ignore_errors=True)

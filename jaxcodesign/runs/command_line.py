@@ -8,10 +8,8 @@ looked up by name.
 from collections.abc import Callable, Sequence
 import dataclasses
 import difflib
-import errno
 import importlib.util
 import inspect
-import os
 import pathlib
 import sys
 import tempfile
@@ -19,7 +17,7 @@ import traceback
 import types
 from typing import Any
 
-from jaxcodesign.runs import overrides
+from jaxcodesign.runs import files, overrides
 from jaxcodesign.runs.overrides import ConfigError
 
 
@@ -139,42 +137,8 @@ def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
       probe.write(b"writable")
       probe.flush()
   except OSError as error:
-    raise cannot_write(folder, error) from error
+    raise files.cannot_write(folder, error) from error
   return folder
-
-
-def write_atomically(path: str | pathlib.Path, content: str | bytes) -> None:
-  """Writes `path` so that at any time it holds its old content or all of the new.
-
-  Args:
-    path: Its folder must exist.
-    content: Text is written as UTF-8 with its line ends unchanged.
-
-  Raises:
-    OSError: naming the file, the reason and the way out; what `path` held before is
-      untouched and nothing else is left behind.
-  """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-  try:
-    with temporary.open("wb") as file:
-      file.write(content.encode() if isinstance(content, str) else content)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  except OSError as error:
-    temporary.unlink(missing_ok=True)
-    raise cannot_write(path, error) from error
-
-
-def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
-  """Returns the error to raise when `path` could not be written because of `error`."""
-  full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-  way_out = "free some space" if full else "check that the folder may be written to"
-  return OSError(
-    f"cannot write {path}: {error.strerror or error}; nothing half-written is left; "
-    f"{way_out}, or choose another folder with --out"
-  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,15 +18,16 @@ from rich.console import Console
 
 from jaxcodesign.figures import training
 from jaxcodesign.numerics.sparsity.column_groups import Groups
-from jaxcodesign.training import (diagnosis, pruning)
-from jaxcodesign.runs import (command_line, metrics as metrics_log, progress, origin)
+from jaxcodesign.runs import files, origin, progress
+from jaxcodesign.runs import metrics as metrics_log
 from jaxcodesign.runs import session as sessions
 from jaxcodesign.runs.checkpoints import Checkpoints
-from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.runs.fit import Step
-from jaxcodesign.runs.signals import Interruption
-from jaxcodesign.runs.pace import (Clock, profiled)
+from jaxcodesign.runs.pace import Clock, profiled
 from jaxcodesign.runs.session import Session
+from jaxcodesign.runs.signals import Interruption
+from jaxcodesign.training import diagnosis, pruning
+from jaxcodesign.training.combining import Combine, Combined
 from jaxcodesign.training.step import sparse
 from jaxcodesign.training.update import TrainState
 
@@ -125,7 +126,7 @@ def run(
     plain = found._replace(state=None)._asdict()
     plain |= {"loss": _plain(found.loss), "score": _plain(found.score)}
     text = json.dumps(plain, indent=2, allow_nan=False)
-    command_line.write_atomically(folder / FINAL, text + "\n")
+    files.write_atomically(folder / FINAL, text + "\n")
   return found
 
 

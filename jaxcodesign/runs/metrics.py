@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import files
 
 FILE = "metrics.jsonl"
 _BOARD = "tensorboard"
@@ -35,7 +35,7 @@ class Metrics:
     self._path = folder / FILE
     kept = [row for row in read(folder) if row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    command_line.write_atomically(self._path, text)
+    files.write_atomically(self._path, text)
     self._file = self._path.open("a")
     self._board = None
     if tensorboard:
@@ -55,7 +55,7 @@ class Metrics:
       self._file.write(json.dumps(row) + "\n")
       self._file.flush()
     except OSError as error:
-      raise command_line.cannot_write(self._path, error) from error
+      raise files.cannot_write(self._path, error) from error
     if self._board is not None:
       for name, value in values.items():
         group = "test" if name.startswith("test_") else "train"

@@ -15,9 +15,10 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxcodesign.experiments import record
-from jaxcodesign.runs import command_line
+from jaxcodesign import tree
+from jaxcodesign.runs import files
 from jaxcodesign.runs.job import TrainJob
 
 PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
@@ -26,9 +27,9 @@ PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
 
 def decisive(job: TrainJob) -> dict[str, Any]:
   """What decides the numbers of a run: the config without how it is run."""
-  plain = record.plain(job)
-  del plain["run"]
-  return plain
+  found = plain(job)
+  del found["run"]
+  return found
 
 
 def check(job: TrainJob, folder: pathlib.Path) -> bool:
@@ -78,7 +79,7 @@ def write(job: TrainJob, folder: pathlib.Path, command: str) -> None:
   Raises:
     OSError: naming the file, the reason and the way out.
   """
-  config = {"job": decisive(job), "run": record.plain(job.run)}
+  config = {"job": decisive(job), "run": plain(job.run)}
   _write(folder / "config.json", config)
   starts = origin(folder)
   _write(folder / "origin.json", [*starts, _start(command)])
@@ -97,8 +98,7 @@ def _start(command: str) -> dict[str, Any]:
     "command": command,
     "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     "revision": revision(),
-    "python": platform.python_version(),
-    "packages": {name: _version(name) for name in PACKAGES},
+    "packages": versions(),
     "devices": [f"{d.platform} {d.device_kind}" for d in jax.devices()],
     "processes": jax.process_count(),
   }
@@ -125,6 +125,23 @@ def revision() -> str:
     return ""
 
 
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that numbers depend on; "" if unknown."""
+  return {"python": platform.python_version()} | {n: _version(n) for n in PACKAGES}
+
+
+def plain(value: Any) -> Any:
+  """A config as nested dicts and lists, each dataclass with its class under "is"."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    fields = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return {"is": type(value).__name__, **fields}
+  if isinstance(value, tuple | list):
+    return [plain(item) for item in value]
+  if value is None or isinstance(value, str | bool | int | float):
+    return value
+  return np.asarray(value).tolist() if tree.is_array(value) else str(value)
+
+
 def _version(name: str) -> str:
   try:
     return importlib.metadata.version(name)
@@ -133,7 +150,7 @@ def _version(name: str) -> str:
 
 
 def _write(path: pathlib.Path, content: Any) -> None:
-  command_line.write_atomically(path, json.dumps(content, indent=2) + "\n")
+  files.write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def without_run(job: TrainJob) -> TrainJob:

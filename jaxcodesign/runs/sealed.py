@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import files
 
 RECORD = "checkpoint.json"
 
@@ -40,7 +40,7 @@ def seal(folder: pathlib.Path, part: str, record: Mapping[str, Any]) -> None:
   """
   full = dict(record) | {"files": _digests(folder / part)}
   text = json.dumps(full | {"digest": digest(full)}, indent=2, allow_nan=False)
-  command_line.write_atomically(folder / RECORD, text)
+  files.write_atomically(folder / RECORD, text)
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:

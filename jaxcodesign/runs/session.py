@@ -14,11 +14,11 @@ import numpy as np
 
 from jaxcodesign.data import pipeline
 from jaxcodesign.programs import fast
-from jaxcodesign.training import update
-from jaxcodesign.runs import (checkpoint, mesh, origin)
-from jaxcodesign.runs.processes import Processes
-from jaxcodesign.training.task import Loaded
+from jaxcodesign.runs import checkpoint, mesh, origin
 from jaxcodesign.runs.job import TrainJob
+from jaxcodesign.runs.processes import Processes
+from jaxcodesign.training import update
+from jaxcodesign.training.task import Loaded
 from jaxcodesign.training.update import TrainState, Update
 
 # Examples of an evaluation step, at least as many as in training. Formats that look at

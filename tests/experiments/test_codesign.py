@@ -10,13 +10,13 @@ import pytest
 
 from jaxcodesign import models, tree
 from jaxcodesign.data import image_sets
-from jaxcodesign.experiments import codesign, networks, record
+from jaxcodesign.experiments import codesign, networks
 from jaxcodesign.experiments.codesign import Variant
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.runs import command_line, fit
+from jaxcodesign.runs import command_line, fit, origin
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"
 
@@ -104,7 +104,7 @@ def test_config_refuses_what_a_report_could_not_tell_apart(config):
 
 
 def test_plain_config_is_json_with_classes():
-  found = record.plain(
+  found = origin.plain(
     (Variant("a", (Rule("*", Terms(np.int32(3))),)), presets.int8_45nm().dram)
   )
   assert found[0]["is"] == "Variant"

@@ -18,8 +18,8 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.numerics import formats
-from jaxcodesign.training import step
 from jaxcodesign.runs import checkpoint
+from jaxcodesign.training import step
 
 METADATA = {"fingerprint": "abc", "accuracy": 0.9, "history": [[1, 0.5], [2, 0.25]]}
 

@@ -18,9 +18,9 @@ import pytest
 
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.training import pruning
 from jaxcodesign.runs import sealed
 from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.training import pruning
 
 EXTRA = {"stream": {"next": 7}, "loss": 0.1 + 0.2, "none": None}
 

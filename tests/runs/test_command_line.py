@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jaxcodesign import models
+from jaxcodesign.runs import command_line, files, overrides
 from jaxcodesign.training import step
-from jaxcodesign.runs import (command_line, overrides)
 
 PROG = "python -m launch.codesign"
 
@@ -345,7 +345,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path, base):
 def test_a_file_is_replaced_whole(tmp_path, content):
   path = tmp_path / "report.html"
   for _ in range(2):
-    command_line.write_atomically(path, content)
+    files.write_atomically(path, content)
   expected = content.encode() if isinstance(content, str) else content
   assert path.read_bytes() == expected
   assert os.listdir(tmp_path) == ["report.html"]
@@ -353,12 +353,12 @@ def test_a_file_is_replaced_whole(tmp_path, content):
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
   path = tmp_path / "report.html"
-  command_line.write_atomically(path, "old")
+  files.write_atomically(path, "old")
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
   try:
     with pytest.raises(OSError, match=f"cannot write {path}: .*free some space"):
-      command_line.write_atomically(path, b"\0" * 200_000)
+      files.write_atomically(path, b"\0" * 200_000)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.html"]

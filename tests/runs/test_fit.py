@@ -10,8 +10,8 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.training import step
 from jaxcodesign.runs import fit
+from jaxcodesign.training import step
 
 CONFIG = step.TrainConfig(epochs=3, batch_size=16, learning_rate=0.05, warmup=0.2)
 

@@ -16,12 +16,12 @@ from jaxcodesign.data.sources import ImageSource
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
-from jaxcodesign.runs import (loop, metrics, session)
+from jaxcodesign.runs import loop, metrics, session
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.runs.job import (RunConfig, TrainJob)
 
 PRUNE = Prune((Sparse("dense1/kernel", Unstructured(0.5)),), Cubic(0.1, 0.9, 5))
 TRAIN = TrainConfig(

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.runs import (mesh, preview)
+from jaxcodesign.runs import mesh, preview
 from jaxcodesign.runs.mesh import MeshConfig
 from tests.runs import workers
 

@@ -8,9 +8,9 @@ import pytest
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.runs import origin
+from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
-from jaxcodesign.runs.job import (RunConfig, TrainJob)
 
 JOB = TrainJob(
   Classification(image_sets.FashionMnistMini(), models.Cnn((4, 8), 16)),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.runs import (mesh, preview)
+from jaxcodesign.runs import mesh, preview
 from jaxcodesign.runs.mesh import MeshConfig
 from tests.runs import workers
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxcodesign.runs import processes as distributed
-from jaxcodesign.runs.processes import (Distributed, Processes)
+from jaxcodesign.runs.processes import Distributed, Processes
 from tests.runs import workers
 
 HERE = Distributed("localhost:9876", 2, 1)

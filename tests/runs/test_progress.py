@@ -5,7 +5,7 @@ import io
 import pytest
 import rich.console
 
-from jaxcodesign.runs import (fit, progress)
+from jaxcodesign.runs import fit, progress
 
 
 def drive(shown):

@@ -17,9 +17,10 @@ import optax
 from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.formats import BlockFloat
 from jaxcodesign.programs.precision import Rule, quantize
-from jaxcodesign.training import losses
-from jaxcodesign.runs import (processes as distributed, mesh)
+from jaxcodesign.runs import mesh
+from jaxcodesign.runs import processes as distributed
 from jaxcodesign.runs.mesh import MeshConfig
+from jaxcodesign.training import losses
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL, IMAGE, CLASSES, BATCH, STEPS = Cnn((8, 16), 32), (8, 8, 1), 10, 32, 5
