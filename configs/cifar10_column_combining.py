@@ -24,9 +24,9 @@ from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.combining import Combine, Layer
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.step import TrainConfig
 
 EPOCHS = 300  # of the released code
 ALPHA, GAMMA = 8, 0.5

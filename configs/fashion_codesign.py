@@ -19,9 +19,9 @@ from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Pattern, Unstructured
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training.combining import Combine, Layer
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.step import TrainConfig
 
 # What is pruned: not the first layer, whose contraction is 9, nor the last, of 10
 # outputs.

@@ -17,7 +17,7 @@ from jaxcodesign.hardware.machines import presets
 from jaxcodesign.models import MobileNet
 from jaxcodesign.numerics.formats import Fixed
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
 

@@ -20,7 +20,7 @@ from jaxcodesign.numerics.precision_schedules import (
 )
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.runs.job import RunConfig, TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 
 SCHEDULES = {

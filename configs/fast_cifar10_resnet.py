@@ -17,7 +17,7 @@ from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.models import ResNet
 from jaxcodesign.runs.job import TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 
 

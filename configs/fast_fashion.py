@@ -20,7 +20,7 @@ from jaxcodesign.models import Cnn
 from jaxcodesign.numerics.precision_schedules import Adaptive
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.runs.job import RunConfig, TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 
 CHOSEN = Fast(Adaptive(alpha=0.65, beta=0.5, first_high=True))

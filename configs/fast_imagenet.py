@@ -19,7 +19,7 @@ from jaxcodesign.models import ImageNetResNet
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.mesh import MeshConfig
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification, ImageNet
 
 
@@ -34,11 +34,11 @@ def config() -> TrainJob:
     label_smoothing=0.0,
     optimizer="sgd",
     augment=True,
+    precision=Fast(),
   )
   return TrainJob(
     Classification(ImageNet(), ImageNetResNet.of(50)),
     train,
-    precision=Fast(),
     run=RunConfig(mesh=MeshConfig(data=16), threads=16),
   )
 
@@ -46,5 +46,7 @@ def config() -> TrainJob:
 def smoke() -> TrainJob:
   """The same path in seconds: two stages of a narrow one on images of 28 pixels."""
   model = ImageNetResNet((1, 1), bottleneck=True, width=4)
-  train = TrainConfig(epochs=1, batch_size=500, optimizer="sgd", learning_rate=0.1)
-  return TrainJob(Classification(FashionMnistMini(), model), train, precision=Fast())
+  train = TrainConfig(
+    epochs=1, batch_size=500, optimizer="sgd", learning_rate=0.1, precision=Fast()
+  )
+  return TrainJob(Classification(FashionMnistMini(), model), train)

@@ -17,7 +17,7 @@ from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.mesh import MeshConfig
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import LanguageModeling
 
 
@@ -33,6 +33,8 @@ def config() -> TrainJob:
     decay="linear",
     b2=0.95,
     clip=1.0,
+    precision=Fast(),
+    accumulate=2,
   )
   task = LanguageModeling(
     Transformer.smollm2_135m(remat=True),
@@ -41,12 +43,19 @@ def config() -> TrainJob:
     tokenizer=cache() / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf",
   )
   run = RunConfig(mesh=MeshConfig(data=2, fsdp=4))
-  return TrainJob(task, train, precision=Fast(), accumulate=2, run=run)
+  return TrainJob(task, train, run=run)
 
 
 def smoke() -> TrainJob:
   """The same path in seconds: two narrow blocks on the bytes of a licence."""
   model = Transformer(width=32, depth=2, heads=2, kv_heads=1, hidden=64, remat=True)
-  train = TrainConfig(epochs=1, batch_size=16, label_smoothing=0.0, clip=1.0)
+  train = TrainConfig(
+    epochs=1,
+    batch_size=16,
+    label_smoothing=0.0,
+    clip=1.0,
+    precision=Fast(),
+    accumulate=2,
+  )
   task = LanguageModeling(model, text="LICENSE", length=32)
-  return TrainJob(task, train, precision=Fast(), accumulate=2)
+  return TrainJob(task, train)

@@ -29,8 +29,8 @@ from jaxcodesign.programs.precision import Rule
 from jaxcodesign.runs import command_line, session
 from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
+from jaxcodesign.training.rounded import Dtype, Precision
 from jaxcodesign.training.task import Classification
-from jaxcodesign.training.update import Dtype, Precision
 from launch.benchmark_training import BFP4
 from launch.timing import Measurement, seconds
 
@@ -75,7 +75,8 @@ def device(repetitions: int = 5) -> Iterator[Measurement]:
     job = noisy(job_of(command_line.load(path).config()), CPU_BATCH if on_cpu else None)
     flops, params = operations(job), weights(job)
     for title, (precision, dtype) in PRECISIONS.items():
-      made = dataclasses.replace(job, precision=precision, dtype=dtype)
+      train = dataclasses.replace(job.train, precision=precision, dtype=dtype)
+      made = dataclasses.replace(job, train=train)
       took = step_seconds(made, params, repetitions, steps=1 if on_cpu else 20)
       size = job.train.batch_size
       name = f"{found.device_kind}, {model}, {title}, batch {size}"
@@ -166,7 +167,7 @@ def step_seconds(job: TrainJob, params: Any, repetitions: int, *, steps: int) ->
   batch = ready.place(source.batch(np.arange(job.train.batch_size), None))
   # As the step returns it, else the second step would compile once more.
   start = jax.jit(
-    lambda params, key: ready.update.init(jax.tree.map(jnp.copy, params), key),
+    lambda params, key: ready.functions.init(jax.tree.map(jnp.copy, params), key),
     out_shardings=jax.tree.map(lambda x: x.sharding, ready.state),
   )
   state = [start(params, jax.random.key(1))]

@@ -35,7 +35,7 @@ from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.training.masked import Prune
 from jaxcodesign.models import Cnn
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.runs.job import RunConfig, TrainJob
 
@@ -50,9 +50,9 @@ def config():
       epochs=2,
       batch_size=50,
       augment=True,
+      precision=Fast(),
       sparsity=Prune(rules, schedules.Cubic(0.1, 0.8)),
     ),
-    precision=Fast(),
     evaluate_every=10,
     run=RunConfig(checkpoint_every=2, log_every=1, tensorboard=False),
   )

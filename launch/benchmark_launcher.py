@@ -39,7 +39,7 @@ from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.models import Cnn
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.runs.job import RunConfig, TrainJob
 
@@ -48,8 +48,9 @@ def config():
   """An epoch."""
   return TrainJob(
     task=Classification(FashionMnistMini(), Cnn(channels=(4, 8), hidden=16)),
-    train=TrainConfig(epochs=1, batch_size=400, augment=True),
-    precision=PRECISION,
+    train=TrainConfig(
+      epochs=1, batch_size=400, augment=True, precision=PRECISION
+    ),
     run=RunConfig(mesh=MeshConfig(data=8), log_every=1, tensorboard=False),
   )
 
@@ -69,7 +70,8 @@ def launcher(turns: int = 8, every: int = 200) -> Iterator[Measurement]:
   """
   job = command_line.load(JOB).config().job
   for name, precision in PRECISIONS.items():
-    precise = dataclasses.replace(job, precision=precision)
+    train = dataclasses.replace(job.train, precision=precision)
+    precise = dataclasses.replace(job, train=train)
     for title, number, steps, saves in (
       ("training loop", 6 * turns, LOG_EVERY, False),
       (f"training loop, saved every {every} steps", turns, every, True),
@@ -81,8 +83,8 @@ def launcher(turns: int = 8, every: int = 200) -> Iterator[Measurement]:
   for name, precision in PRECISIONS.items():
     for augment in (False, True):
       title = f"{name}, {'augmented' if augment else 'as they are'}"
-      train = dataclasses.replace(job.train, augment=augment)
-      plain = dataclasses.replace(job, precision=precision, train=train)
+      train = dataclasses.replace(job.train, augment=augment, precision=precision)
+      plain = dataclasses.replace(job, train=train)
       share, speed, took = waiting(plain, every=every)
       yield Measurement(
         f"waiting for batches, {title}", 100 * share, "%", "the loop", "<= 3 %", took
@@ -318,4 +320,4 @@ def _ready(job: TrainJob, *, steps: int, save_every: int) -> Session:
 
 
 def _run(ready: Session, folder: pathlib.Path) -> None:
-  loop.run(ready, folder, command="benchmark", console=Console(quiet=True))
+  loop.run(ready, folder, console=Console(quiet=True))

@@ -7,7 +7,6 @@ included. The floor is the float32 step of the same model, run in turns.
 """
 
 from collections.abc import Callable, Iterator
-import dataclasses
 from typing import Any
 
 import jax
@@ -15,13 +14,13 @@ import jax.numpy as jnp
 
 from jaxcodesign import models
 from jaxcodesign.numerics import formats
-from jaxcodesign.programs import fast
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.training import losses
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
+from jaxcodesign.training.rounded import Precision
+from jaxcodesign.training.step import prepare
 from jaxcodesign.training.task import Outcome
-from jaxcodesign.training.update import Precision, Recipe, Update
 from launch.timing import Measurement, ratio
 
 BATCH, PIXELS, CLASSES, STEPS = 128, 28, 10, 1000
@@ -74,13 +73,10 @@ def stepper(
     value = losses.cross_entropy(logits, batch["label"], 0.1)
     return Outcome(value, right, jnp.float32(BATCH), None)
 
-  config = TrainConfig(batch_size=BATCH)
-  update = Update(loss, Recipe(config, STEPS, precision))
-  if isinstance(precision, Fast):
-    plan = fast.plan(update.plain, precision)(params, batch)
-    update = dataclasses.replace(update, plan=plan)
-  step = jax.jit(update.step, donate_argnums=0)
-  state = [update.init(jax.tree.map(jnp.copy, params), jax.random.key(1))]
+  config = TrainConfig(batch_size=BATCH, precision=precision)
+  functions = prepare(loss, config, STEPS, params, batch)
+  step = jax.jit(functions.step, donate_argnums=0)
+  state = [functions.init(jax.tree.map(jnp.copy, params), jax.random.key(1))]
 
   def run() -> jax.Array:
     state[0], told = step(state[0], batch, ())

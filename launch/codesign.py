@@ -10,7 +10,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
@@ -19,11 +18,12 @@ from jaxcodesign.experiments import codesign, networks, preflight, record, repor
 from jaxcodesign.experiments.networks import Trained
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import command_line, progress
-from jaxcodesign.training import step
+from jaxcodesign.runs import command_line, fitting, session
+from jaxcodesign.training.config import TrainConfig
 from launch import outcome
 
 PROG = "python -m launch.codesign"
+KEPT = "it goes on from there with the same command"
 
 
 def main(argv: list[str]) -> int:
@@ -34,8 +34,11 @@ def main(argv: list[str]) -> int:
     console = Console()
     if launch.dry_run:
       dry_run(launch.config, console)
-    else:
+      return
+    try:
       run(launch, shlex.join([*PROG.split(), *argv]), console)
+    except fitting.Interrupted as stopped:
+      console.print(f"{stopped}, saved; {KEPT}", highlight=False, soft_wrap=True)
 
   return outcome.exit_code(PROG, program, "nothing half-written is left")
 
@@ -47,22 +50,17 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   folder = command_line.run_folder(launch.out, launch.name)
   images = image_sets.check(config.data.load())
   preflight.check(config, images)
-  with progress.bar(f"training on {images.name}", console) as shown:
-    trained = codesign.train(
-      config, images, folder, on_step=shown.on_step, on_epoch=shown.on_epoch
-    )
+  trained = codesign.train(config, images, folder, console=console)
   source = "restored from its checkpoint" if trained.restored else "trained"
   console.print(
     f"model {source} in {trained.seconds:.0f} s: {trained.accuracy:.2%} of "
     f"{len(images.test_images):,} test images",
     highlight=False,
   )
-  found: dict[step.TrainConfig | None, Trained] = {None: trained}
+  found: dict[TrainConfig | None, Trained] = {None: trained}
   for how, name in codesign.tunings(config).items():
-    with progress.bar(f"fine-tuning {name}", console) as shown:
-      tuned = codesign.tune(
-        config, how, trained, images, folder, shown.on_step, shown.on_epoch
-      )
+    console.print(f"fine-tuning for {name}", highlight=False)
+    tuned = codesign.tune(config, how, trained, images, folder, console=console)
     found[how] = tuned
     console.print(_tuned(name, tuned), highlight=False, soft_wrap=True)
   work = codesign.workload(config, images)
@@ -104,7 +102,7 @@ def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)
   console.print(_training(config, images), highlight=False, soft_wrap=True)
   start = codesign.initial(config, images)
-  expected: dict[step.TrainConfig | None, Trained] = {
+  expected: dict[TrainConfig | None, Trained] = {
     None: networks.expected(start, config.train)
   }
   for how in codesign.tunings(config):
@@ -115,21 +113,11 @@ def dry_run(config: codesign.CodesignConfig, console: Console) -> None:
 
 
 def _training(config: codesign.CodesignConfig, images: image_sets.Images) -> str:
-  size = config.train.batch_size
-  steps = len(images.train_images) // size * config.train.epochs
-  model, distill = config.model, config.train.distill
-  teacher = distill.resolve(images) if distill else None
-  init, update = step.make_update(
-    model.apply, config.train, max(steps, 1), forward=model.forward, teacher=teacher
-  )
-  state = jax.eval_shape(lambda: init(codesign.initial(config, images)))
-  batch = (
-    jax.ShapeDtypeStruct((size, *images.image_shape), jnp.float32),
-    jax.ShapeDtypeStruct((size,), jnp.int32),
-  )
-  batch = (*batch, teacher.params if teacher else ())
-  memory = update.lower(state, *batch).compile().memory_analysis()
-  macs = trace(lambda s, *b: update(s, *b))(state, *batch).macs
+  start = jax.eval_shape(lambda: codesign.initial(config, images))
+  ready = fitting.prepare(config.model, start, images, config.train, run=config.run)
+  args = (ready.state, *session.batch_shapes(ready))
+  memory = ready.step.lower(*args).compile().memory_analysis()
+  macs = trace(ready.functions.step)(*args).macs
   told = "which does not tell its memory"
   if memory is not None:
     told = (
@@ -137,8 +125,8 @@ def _training(config: codesign.CodesignConfig, images: image_sets.Images) -> str
       f"temporaries {memory.temp_size_in_bytes / 2**20:.1f} MiB"
     )
   return (
-    f"training: {steps:,} steps of {size} images, {macs:,} MAC a step; compiled for "
-    f"{jax.default_backend()}: {told}\n"
+    f"training: {ready.steps:,} steps of {config.train.batch_size} images, {macs:,} "
+    f"MAC a step; compiled for {jax.default_backend()}: {told}\n"
   )
 
 

@@ -82,7 +82,9 @@ def train(
   origin.check(job, folder)
   with console.status("preparing"):
     ready = session.prepare(job, processes)
-  found = loop.run(ready, folder, command=command, console=console, signals=signals)
+  if processes.index == 0:
+    origin.write(job, folder, command)
+  found = loop.run(ready, folder, console=console, signals=signals)
   if found.status == "interrupted":
     console.print(
       f"stopped on request at step {found.step:,} of {found.steps:,}, saved; {KEPT}",
@@ -167,7 +169,7 @@ def dry_run(config: TrainJob | Comparison, console: Console) -> None:
         mesh=ready.mesh,
         platform=run.platform,
         chip=run.chip,
-        loss=ready.update.plain,
+        loss=ready.functions.plain,
         build=build,
       )
     console.print(

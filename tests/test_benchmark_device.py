@@ -10,7 +10,7 @@ from jaxcodesign.experiments import comparison
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.hardware.machines import chips
 from jaxcodesign.runs.job import TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from launch import benchmark_device as benchmark
 

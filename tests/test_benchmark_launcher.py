@@ -11,7 +11,7 @@ from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.data.sources import ImageSource
 from jaxcodesign.runs.job import RunConfig, TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from launch import benchmark_launcher as benchmark
 from launch.benchmark_launcher import Turns

@@ -205,7 +205,7 @@ def test_smoke_of_a_training_runs_for_two_steps_and_is_reported(path, tmp_path):
     assert len(rows) == 2 and all(row["gradient"] > 0 for row in rows)
     assert "<svg" in (inside / "report.html").read_text()
     told = inside / "telemetry.npz"
-    assert told.exists() == isinstance(job.precision, Fast)
+    assert told.exists() == isinstance(job.train.precision, Fast)
     if told.exists():
       with np.load(told) as kept:
         bits = kept["bits"][~np.isnan(kept["bits"])]

@@ -103,16 +103,17 @@ def test_unwritable_folder_is_noticed_before_any_work(tmp_path, capsys):
 def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
   from jaxcodesign.data import image_sets
   from jaxcodesign.experiments import codesign as stages
-  from jaxcodesign.runs import checkpoint, command_line
+  from jaxcodesign.runs import command_line, saved
+  from jaxcodesign.runs.fingerprint import fingerprint
 
   config = command_line.load(CONFIG).smoke()
   params = stages.initial(config, image_sets.check(config.data.load()))
   params["dense1"]["kernel"] = np.full_like(params["dense1"]["kernel"], np.nan)
   folder = tmp_path / "fashion_codesign_smoke"
   folder.mkdir()
-  mark = checkpoint.fingerprint(config.data, config.model, config.train)
+  mark = fingerprint(config.data, config.model, config.train)
   record = {"fingerprint": mark, "accuracy": 0.5, "history": []}
-  checkpoint.save(folder / "checkpoint", params, record)
+  saved.save(folder / "checkpoint", params, record)
   code, _, err = run(CONFIG, "--smoke", "--out", str(tmp_path), capsys=capsys)
   assert code == 1 and "dense1/kernel" in err and "NaN" in err
 
@@ -122,9 +123,10 @@ def test_a_truncated_data_file_is_refused(tmp_path, capsys):
   config.write_text(
     '"""Truncated data."""\n'
     "import dataclasses\n"
-    "from jaxcodesign.training import data, experiment\n"
-    f"base = experiment.load({CONFIG!r}).smoke()\n"
-    f"source = data.Idx({str(tmp_path)!r})\n"
+    "from jaxcodesign.data import image_sets\n"
+    "from jaxcodesign.runs import command_line\n"
+    f"base = command_line.load({CONFIG!r}).smoke()\n"
+    f"source = image_sets.Idx({str(tmp_path)!r})\n"
     "def config(): return dataclasses.replace(base, data=source)\n"
     "smoke = config\n"
   )

@@ -30,7 +30,7 @@ import pathlib
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.data.image_sets import Idx
 from jaxcodesign.models import Cnn
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.runs.job import RunConfig, TrainJob

@@ -19,7 +19,7 @@ from jaxcodesign.hardware.machines.number_systems import systems
 from jaxcodesign.data.image_sets import FashionMnistMini
 from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.models import Cnn
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.runs.job import RunConfig, TrainJob
@@ -89,7 +89,7 @@ def test_a_system_that_diverges_is_left_out(config, tmp_path, capsys, monkeypatc
   whole = train.loop.run
 
   def diverging(session, folder, **how):
-    if session.plan is not None:
+    if session.job.train.precision is not None:
       raise FloatingPointError("loss is nan in step 3")
     return whole(session, folder, **how)
 

@@ -4,7 +4,7 @@ Each stage is a function of what the ones before returned; `launch.codesign` cal
 in order, shows what they say, and writes the report.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 import math
 import pathlib
@@ -12,20 +12,25 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from rich.console import Console
 
-from jaxcodesign import models, tree
+from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.experiments import networks, storage
 from jaxcodesign.experiments.networks import Networks, Trained
 from jaxcodesign.hardware.machines.spec import Accelerator
 from jaxcodesign.hardware.mapping.stored import Stored
 from jaxcodesign.hardware.pricing import cost
+from jaxcodesign.models.classifier import Classifier, Params
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import checkpoint, fit
+from jaxcodesign.runs.fingerprint import fingerprint
+from jaxcodesign.runs.job import RunConfig
+from jaxcodesign.runs.mesh import MeshConfig
+from jaxcodesign.training import scores
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.step import TrainConfig
 
 REFERENCE = "float32"
 
@@ -60,15 +65,19 @@ class CodesignConfig:
     stream: Images processed one after the other, over which weights that stay on chip
       are fetched once; costs are of one image.
     temperature: Of the smooth model that sensitivities differentiate.
+    run: On which devices it trains, and how often it saves.
   """
 
   data: image_sets.FashionMnistMini | image_sets.Idx | image_sets.Cifar10
-  model: models.Classifier
+  model: Classifier
   train: TrainConfig
   variants: tuple[Variant, ...]
   accelerators: tuple[Accelerator, ...]
   stream: int = 1000
   temperature: float = 0.2
+  run: RunConfig = dataclasses.field(
+    default_factory=lambda: RunConfig(mesh=MeshConfig(data=1))
+  )
 
   def __post_init__(self):
     if self.stream < 1 or not 0 < self.temperature < math.inf:
@@ -96,8 +105,8 @@ def train(
   config: CodesignConfig,
   images: image_sets.Images,
   folder: pathlib.Path,
-  on_step: Callable[[fit.Step], None] | None = None,
-  on_epoch: Callable[[fit.Epoch], None] | None = None,
+  *,
+  console: Console | None = None,
 ) -> Trained:
   """Trains the model, or takes it from the checkpoint of an equal training.
 
@@ -105,12 +114,9 @@ def train(
     config: Its data, model and train decide; the rest does not.
     images: What `config.data` loads.
     folder: Of the run; the checkpoint is `folder / "checkpoint"`.
-    on_step: See `fit.train`.
-    on_epoch: See `fit.train`.
+    console: Where progress is shown; None shows none.
 
-  Raises:
-    ValueError: If the checkpoint is damaged, or its parameters are not finite.
-    OSError: If the checkpoint cannot be written.
+  Raises: As `networks.obtain`.
   """
   job = networks.Job(
     config.model,
@@ -119,8 +125,9 @@ def train(
     config.train,
     folder / "checkpoint",
     mark_of(config),
+    run=config.run,
   )
-  return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
+  return networks.obtain(job, console=console)
 
 
 def tunings(config: CodesignConfig) -> dict[TrainConfig, str]:
@@ -138,8 +145,8 @@ def tune(
   trained: Trained,
   images: image_sets.Images,
   folder: pathlib.Path,
-  on_step: Callable[[fit.Step], None] | None = None,
-  on_epoch: Callable[[fit.Epoch], None] | None = None,
+  *,
+  console: Console | None = None,
 ) -> Trained:
   """Trains the trained model on, or takes the result of an equal fine-tuning.
 
@@ -149,8 +156,10 @@ def tune(
   mark = mark_of(config, how)
   teacher = Teacher(config.model.forward, trained.params)
   target = folder / "tuned" / mark
-  job = networks.Job(config.model, trained.params, images, how, target, mark, teacher)
-  return networks.obtain(job, on_step=on_step, on_epoch=on_epoch)
+  job = networks.Job(
+    config.model, trained.params, images, how, target, mark, teacher, config.run
+  )
+  return networks.obtain(job, console=console)
 
 
 def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
@@ -162,12 +171,10 @@ def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
   """
   how = (config.train, *tunings)
   teachers = [t.distill.digest() for t in how if t.distill is not None]
-  return checkpoint.fingerprint(
-    config.data, config.model, *how, *filter(None, teachers)
-  )
+  return fingerprint(config.data, config.model, *how, *filter(None, teachers))
 
 
-def initial(config: CodesignConfig, images: image_sets.Images) -> models.Params:
+def initial(config: CodesignConfig, images: image_sets.Images) -> Params:
   """The weights that training starts from."""
   key = jax.random.key(config.train.seed)
   return config.model.init(key, images.image_shape, images.classes)
@@ -188,7 +195,7 @@ class Quantized:
   would, so an accuracy does not depend on the batch it is measured in.
   """
 
-  model: models.Classifier
+  model: Classifier
 
   def __call__(self, policy_and_params: Any, images: jax.Array) -> jax.Array:
     policy, params = policy_and_params
@@ -204,7 +211,7 @@ def measure(
   work = workload(config, images)
   for variant in config.variants:
     policy, params = storage.rounded(variant.policy, networks[variant.tune], work)
-    accuracy = fit.evaluate_accuracy(
+    accuracy = scores.evaluate_accuracy(
       apply, (policy, params), images.test_images, images.test_labels
     )
     yield variant, accuracy

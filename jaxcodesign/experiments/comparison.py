@@ -30,7 +30,7 @@ from jaxcodesign.hardware.pricing.iteration import Passes
 from jaxcodesign.programs.workload import Workload, trace
 from jaxcodesign.runs import files, loop, origin
 from jaxcodesign.runs.job import TrainJob
-from jaxcodesign.training import update
+from jaxcodesign.training import step
 
 FILE = "comparison.json"
 
@@ -182,7 +182,7 @@ def _prices(config: Comparison, runs: Sequence[Run]) -> to_accuracy.Prices:
 def workload(job: TrainJob) -> Workload:
   """The products of one iteration: forward, input gradients, weight gradients."""
   loaded = job.task.load(job.train)
-  plain = update.Update(loaded.loss, job.recipe(1))
+  plain = step.Step(loaded.loss, job.train, 1)
   params = jax.eval_shape(lambda: loaded.init(jax.random.key(0)))
   batch = jax.eval_shape(
     loaded.teach, loaded.frozen, loaded.train.shapes(job.train.batch_size)

@@ -5,22 +5,25 @@ decides it is equal: data, model, training, and for a fine-tuned one the network
 starts from.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+import contextlib
 import pathlib
-import time
+import shutil
 from typing import Any, NamedTuple
 
-import numpy as np
+from rich.console import Console
 
 from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import Groups
-from jaxcodesign.runs import checkpoint, fit, origin
+from jaxcodesign.runs import fitting, origin, saved
+from jaxcodesign.runs.job import RunConfig
+from jaxcodesign.runs.position import Epoch
 from jaxcodesign.training import combining
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Teacher
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.step import TrainConfig
 
 
 class Trained(NamedTuple):
@@ -37,7 +40,7 @@ class Trained(NamedTuple):
   """
 
   params: Any
-  history: tuple[fit.Epoch, ...]
+  history: tuple[Epoch, ...]
   accuracy: float
   restored: bool
   seconds: float
@@ -58,7 +61,8 @@ class Job(NamedTuple):
     config: How.
     target: Folder of the checkpoint.
     mark: Fingerprint of all that decides the result.
-    teacher: See `fit.train`.
+    teacher: See `fitting.fit`.
+    run: Devices, threads and checkpoints.
   """
 
   model: Any
@@ -68,56 +72,58 @@ class Job(NamedTuple):
   target: pathlib.Path
   mark: str
   teacher: Teacher | None = None
+  run: RunConfig | None = None
 
 
-def obtain(
-  job: Job,
-  *,
-  on_step: Callable[[fit.Step], None] | None = None,
-  on_epoch: Callable[[fit.Epoch], None] | None = None,
-) -> Trained:
-  """Trains a network, or takes it from its checkpoint.
+def obtain(job: Job, *, console: Console | None = None) -> Trained:
+  """Trains a network, goes on with one that was stopped, or takes it from its folder.
+
+  While it trains, checkpoints lie beside `job.target`, from which the next start goes
+  on; they are removed when the network is saved.
 
   Args:
     job: What to train.
-    on_step: See `fit.train`.
-    on_epoch: See `fit.train`.
+    console: See `fitting.fit`.
 
   Raises:
     ValueError: If the checkpoint is damaged, or its parameters are not finite.
     OSError: If the checkpoint cannot be written.
+    fitting.Interrupted: If a signal asked for an end.
   """
   sparsity = job.config.sparsity
-  found = checkpoint.restore(job.target, job.start, fingerprint=job.mark)
+  found = saved.restore(job.target, job.start, fingerprint=job.mark)
   if found is not None:
     params, record = found
     tree.check_finite(params, f"{job.target}: the checkpoint")
-    history = tuple(fit.Epoch(**epoch) for epoch in record["history"])
-    groups = {name: _read(kept) for name, kept in record["groups"].items()}
+    history = tuple(Epoch(**epoch) for epoch in record["history"])
+    groups = combining.groups_of(record)
     return Trained(params, history, record["accuracy"], True, 0.0, groups, sparsity)
-  began = time.perf_counter()
-  params, history, groups = fit.train(
-    job.model.apply,
+  states = job.target.with_name(f"{job.target.name}.states") / job.mark
+  params, history, groups = fitting.fit(
+    job.model,
     job.start,
     job.images,
     job.config,
-    forward=job.model.forward,
     teacher=job.teacher,
-    on_step=on_step,
-    on_epoch=on_epoch,
+    run=job.run,
+    folder=states,
+    mark=job.mark,
+    console=console,
   )
-  seconds = time.perf_counter() - began
   tree.check_finite(params, "the trained model")
   accuracy = history[-1].test_accuracy
   record = {
     "fingerprint": job.mark,
     "accuracy": accuracy,
     "history": [epoch._asdict() for epoch in history],
-    "groups": {name: _written(g) for name, g in groups.items()},
     "versions": origin.versions(),
-  }
+  } | combining.remembered(groups)
   job.target.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.save(job.target, params, record)
+  saved.save(job.target, params, record)
+  shutil.rmtree(states, ignore_errors=True)
+  with contextlib.suppress(OSError):
+    states.parent.rmdir()  # others may be in it: trainings of another config
+  seconds = sum(epoch.seconds for epoch in history)
   return Trained(params, history, accuracy, False, seconds, groups, sparsity)
 
 
@@ -136,12 +142,3 @@ def expected(params: Any, config: TrainConfig) -> Trained:
   elif sparsity is not None:
     params = masking.apply(masking.masks(params, sparsity.rules), params)
   return Trained(params, (), 0.0, False, 0.0, groups, sparsity)
-
-
-def _written(groups: Groups) -> dict[str, Any]:
-  return {"columns": groups.columns, "members": np.asarray(groups.members).tolist()}
-
-
-def _read(kept: Mapping[str, Any]) -> Groups:
-  members = np.asarray(kept["members"], np.int32)
-  return Groups(members, kept["columns"])

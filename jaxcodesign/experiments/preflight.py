@@ -14,9 +14,9 @@ from jaxcodesign.data import image_sets
 from jaxcodesign.experiments import codesign, networks, payoff, storage
 from jaxcodesign.experiments.codesign import CodesignConfig, Quantized
 from jaxcodesign.experiments.networks import Trained
-from jaxcodesign.training import step
+from jaxcodesign.runs import fitting
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.step import TrainConfig
 
 
 def check(config: CodesignConfig, images: image_sets.Images) -> None:
@@ -59,25 +59,8 @@ def _training(
   teacher: Teacher | None,
 ) -> None:
   """Traces a step of a training."""
-  if how.batch_size > len(images.train_images):
-    raise ValueError(
-      f"batch_size={how.batch_size} is more than the {len(images.train_images)} "
-      f"training images of {images.name}; lower it"
-    )
-  steps = how.epochs * (len(images.train_images) // how.batch_size)
-  if how.sparsity is not None:
-    how.sparsity.rounds(steps)
-  teacher = how.distill.resolve(images, teacher) if how.distill else None
-  model = config.model
-  init, update = step.make_update(
-    model.apply, how, steps, forward=model.forward, teacher=teacher
-  )
-  state = jax.eval_shape(lambda: init(codesign.initial(config, images)))
-  batch = (
-    jax.ShapeDtypeStruct((how.batch_size, *images.image_shape), jnp.float32),
-    jax.ShapeDtypeStruct((how.batch_size,), jnp.int32),
-  )
-  jax.eval_shape(update, state, *batch, teacher.params if teacher else ())
+  start = jax.eval_shape(lambda: codesign.initial(config, images))
+  fitting.prepare(config.model, start, images, how, teacher=teacher, run=config.run)
 
 
 @contextlib.contextmanager

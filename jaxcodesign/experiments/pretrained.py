@@ -14,7 +14,7 @@ from jaxcodesign.models import cifar10_cnn
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Policy
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import fit
+from jaxcodesign.training import scores
 
 
 class Loaded(NamedTuple):
@@ -102,7 +102,7 @@ def accuracy(loaded: Loaded, policy: Policy) -> float:
 
   Activations are scaled image by image, as a machine that runs one at a time would.
   """
-  return fit.evaluate_accuracy(
+  return scores.evaluate_accuracy(
     _quantized, (tuple(policy), loaded.params), loaded.images, loaded.labels
   )
 

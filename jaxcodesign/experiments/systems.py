@@ -8,7 +8,8 @@ from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.fast_plan import CHUNK_BITS
 from jaxcodesign.runs.job import TrainJob
-from jaxcodesign.training.update import Dtype, Precision
+from jaxcodesign.training.config import TrainConfig
+from jaxcodesign.training.rounded import Dtype, Precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,16 +86,12 @@ class Comparison:
   def jobs(self) -> list[tuple[System, int, TrainJob]]:
     """Every training, seed by seed."""
     return [
-      (
-        system,
-        seed,
-        dataclasses.replace(
-          self.job,
-          precision=system.precision,
-          dtype=system.dtype,
-          train=dataclasses.replace(self.job.train, seed=seed),
-        ),
-      )
+      (system, seed, dataclasses.replace(self.job, train=self._train(system, seed)))
       for seed in self.seeds
       for system in self.systems
     ]
+
+  def _train(self, system: System, seed: int) -> TrainConfig:
+    return dataclasses.replace(
+      self.job.train, precision=system.precision, dtype=system.dtype, seed=seed
+    )

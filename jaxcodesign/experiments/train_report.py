@@ -20,10 +20,11 @@ import numpy as np
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, table, text
 from jaxcodesign.runs import files, metrics, origin
-from jaxcodesign.runs import session as sessions
 from jaxcodesign.runs.loop import Result
 from jaxcodesign.runs.session import Session
-from jaxcodesign.training import update
+from jaxcodesign.training import fast_method
+from jaxcodesign.training.fast_method import FastMethod
+from jaxcodesign.training.rounded import describe
 
 
 def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path:
@@ -35,11 +36,10 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   rows = metrics.read(folder)
   result = summary(session, found, rows, folder)
   drawn = {"curves": training.curves(rows, session.job.target)}
-  if session.plan is not None:
-    means, names = sessions.ran_at(session, found.state), session.plan.names
-    _write_telemetry(folder / "telemetry.npz", means, session)
-    bits = means[:, :, :3]
-    drawn["precision"] = training.precision_map(bits, names, session.steps)
+  for method, kept in zip(session.functions.methods, found.state.kept):
+    drawn |= method.pictures(kept, found.step)
+    if isinstance(method, FastMethod):
+      _write_telemetry(folder / "telemetry.npz", method, kept, found.step)
   (folder / "figures").mkdir(exist_ok=True)
   # The page first: a picture for paper gets a white ground.
   page = render(result, drawn)
@@ -53,15 +53,18 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   return folder / "report.html"
 
 
-def _write_telemetry(path: pathlib.Path, means: np.ndarray, session: Session) -> None:
-  assert session.plan is not None
+def _write_telemetry(
+  path: pathlib.Path, method: FastMethod, kept: Any, step: int
+) -> None:
+  assert method.plan is not None
+  means = method.ran_at(kept, step)
   file = io.BytesIO()
   np.savez(
     file,
     bits=means[:, :, :3],
     passes=means[:, :, 3:],
-    names=np.array(session.plan.names),
-    steps=np.array(update.bucket_steps(session.steps)),
+    names=np.array(method.plan.names),
+    steps=np.array(fast_method.bucket_steps(method.steps)),
   )
   files.write_atomically(path, file.getvalue())
 
@@ -80,7 +83,7 @@ def summary(
   result: dict[str, Any] = {
     "name": folder.name,
     "data": session.loaded.train.name,
-    "precision": update.describe(session.job.precision, session.job.dtype),
+    "precision": describe(session.job.train.precision, session.job.train.dtype),
     "parameters": sum(sizes),
     "examples": [len(session.loaded.train), len(session.loaded.test)],
     "status": found.status,
@@ -102,8 +105,8 @@ def summary(
     "config": origin.plain(session.job),
     "origin": origin.origin(folder),
   }
-  if session.plan is not None:
-    result["passes"], result["passes_share"] = sessions.passes(session, found.state)
+  for method, kept in zip(session.functions.methods, found.state.kept):
+    result |= method.told(kept, found.step)
   return result
 
 

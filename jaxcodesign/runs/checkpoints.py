@@ -11,24 +11,18 @@ import concurrent.futures
 import contextlib
 import json
 import math
-import os
 import pathlib
-import re
 import shutil
 from typing import Any, NamedTuple, Self
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
-from jaxcodesign.runs import files, sealed
+from jaxcodesign.runs import arrays, files, sealed
 from jaxcodesign.runs.lock import FolderLock
 
-_PART = "state"
 _NAME = "step_"
-_NOT_KEPT = ("uint2", "uint4")  # by tensorstore, which orbax writes with
 
 
 class Restored(NamedTuple):
@@ -69,7 +63,7 @@ class Checkpoints:
 
     Args:
       folder: Of nothing but these checkpoints.
-      fingerprint: Of the config, see `checkpoint.fingerprint`.
+      fingerprint: Of the config, see `fingerprint.fingerprint`.
       keep_last: Newest checkpoints that are kept, at least 1.
       keep_best: Checkpoints of the best scores that are kept besides.
       larger_is_better: Which scores are.
@@ -126,7 +120,7 @@ class Checkpoints:
       raise ValueError(
         f"step={step} must be 0 or more, score={score} finite, or None for none"
       )
-    leaves = _named(state)
+    leaves = arrays.named(state)
     record = {
       "step": step,
       "fingerprint": self._fingerprint,
@@ -142,8 +136,7 @@ class Checkpoints:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         sealed.reserve(new / "reserved", sum(x.nbytes for x in leaves.values()))
-      with _plainly():
-        response = ocp.save_async(str(new / _PART), _filled(leaves))
+      response = arrays.save_async(new, leaves)
     except BaseException as error:
       if _first():
         shutil.rmtree(new, ignore_errors=True)
@@ -190,11 +183,7 @@ class Checkpoints:
       )
     folder = self._path(found)
     record = sealed.read(folder)
-    sealed.match(folder, record["leaves"], like)
-    target = _named(sealed.targets(like))
-    arrays = ocp.load(str(folder / _PART), _filled(target))
-    leaves = [arrays[n] if x.size else _empty(x) for n, x in target.items()]
-    state = jax.tree.structure(like).unflatten(leaves)
+    state = arrays.load(folder, record, like)
     return Restored(found, state, record["extra"], tuple(refused))
 
   def best(self) -> tuple[int, float] | None:
@@ -253,9 +242,9 @@ class Checkpoints:
     """Commits what is being written, in the writer's thread."""
     new, old = self._hidden(step, "new"), self._hidden(step, "old")
     try:
-      _result(response)
+      arrays.wait(response)
       if _first():
-        sealed.seal(new, _PART, record)
+        sealed.seal(new, arrays.PART, record)
         sealed.swap(new, self._path(step), old)
         self._damaged.discard(step)
         self._retain()
@@ -287,7 +276,7 @@ class Checkpoints:
     for candidate in steps if step is None else [step]:
       folder = self._path(candidate)
       try:
-        sealed.verify(folder, _PART, sealed.read(folder))
+        sealed.verify(folder, arrays.PART, sealed.read(folder))
       except sealed.Damaged as error:
         self._damaged.add(candidate)
         refused.append(
@@ -333,56 +322,3 @@ def _from_first(make: Callable[[], Any]) -> Any:
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
   padded = np.frombuffer(text.ljust(size), np.uint8)
   return json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
-
-
-def _result(response: Any) -> None:
-  """Waits for orbax.
-
-  Raises:
-    OSError: If the disk failed.
-    Exception: Any other, as it is.
-  """
-  try:
-    response.result()
-  except Exception as error:
-    # What tensorstore raises, of many types, when the disk is full or away.
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code is None:
-      raise
-    raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  """Leaves by name, in their order: a flat dict is all that orbax sees.
-
-  Raises:
-    ValueError: If two leaves have one name, or a leaf is not kept bit for bit.
-  """
-  leaves = jax.tree.leaves(tree)
-  named = dict(zip(sealed.kinds(tree), leaves))
-  if len(named) < len(leaves):
-    raise ValueError("two leaves of the state have the same name: rename a key with /")
-  for name, x in named.items():
-    if not isinstance(x, jax.Array | jax.ShapeDtypeStruct) or x.dtype in _NOT_KEPT:
-      raise ValueError(
-        f"leaf {name} of the state is a {type(x).__name__} of {x.dtype}, which is not "
-        "kept bit for bit: make it a jax array of another dtype"
-      )
-  return named
-
-
-def _plainly() -> ocp.Context:
-  """Without what costs orbax a third of its time: it takes that from the steps."""
-  found = ocp.Context()
-  found.array.saving.use_compression = False  # bits of weights are noise
-  found.array.saving.enable_write_sharding_file = False  # `restore` is told them
-  return found
-
-
-def _filled(leaves: Mapping[str, Any]) -> dict[str, Any]:
-  """Those that are not empty, which orbax refuses to write."""
-  return {name: x for name, x in leaves.items() if x.size}
-
-
-def _empty(x: jax.ShapeDtypeStruct) -> jax.Array:
-  return jnp.zeros(x.shape, x.dtype, device=x.sharding)

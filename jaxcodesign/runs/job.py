@@ -9,9 +9,8 @@ from typing import Literal
 
 from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.runs.processes import Distributed
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Task
-from jaxcodesign.training.update import Dtype, Precision, Recipe, Remat
 
 Platform = Literal["cpu", "cuda", "tpu"]
 
@@ -71,11 +70,7 @@ class TrainJob:
 
   Attributes:
     task: Data, model and loss.
-    train: Optimizer, schedule, length, seed, pruning, distillation.
-    precision: `Fast`; rules as `quantize` takes them; or None.
-    dtype: "float32", or "bfloat16" for mixed precision.
-    accumulate: Parts in which a batch goes through.
-    remat: What backward passes compute again: "none", "dots" (all but products), "all".
+    train: Optimizer, schedule, length, seed, precision, pruning, distillation.
     evaluate_every: Steps between two evaluations on all test examples; 0: an epoch.
     target: Score, of evaluation, at which training stops; None trains to the end.
     run: How it is run.
@@ -83,10 +78,6 @@ class TrainJob:
 
   task: Task
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-  precision: Precision = None
-  dtype: Dtype = "float32"
-  accumulate: int = 1
-  remat: Remat = "none"
   evaluate_every: int = 0
   target: float | None = None
   run: RunConfig = dataclasses.field(default_factory=RunConfig)
@@ -96,10 +87,3 @@ class TrainJob:
       raise ValueError(f"evaluate_every={self.evaluate_every} must be 0 or more steps")
     if self.target is not None and not 0 < self.target <= 1:
       raise ValueError(f"target={self.target} is a score, in (0, 1]")
-    self.recipe(1)
-
-  def recipe(self, steps: int) -> Recipe:
-    """What is done to the loss in a run of so many steps."""
-    return Recipe(
-      self.train, steps, self.precision, self.dtype, self.accumulate, self.remat
-    )

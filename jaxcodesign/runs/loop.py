@@ -2,34 +2,30 @@
 
 The device is always a step ahead: what steps told is read while the next one runs, of
 short steps many at once, for reading takes the host from the device where both are one.
-What is saved has been seen to be finite.
+What is saved has been seen to be finite. Without a folder the same loop runs in memory:
+nothing is written, and nothing else differs.
 """
 
+from collections.abc import Callable
 import contextlib
 import json
-import math
 import pathlib
 import time
 from typing import Any, Literal, NamedTuple
 
 import jax
-import numpy as np
 from rich.console import Console
 
-from jaxcodesign.figures import training
-from jaxcodesign.numerics.sparsity.column_groups import Groups
-from jaxcodesign.runs import files, origin, progress
-from jaxcodesign.runs import metrics as metrics_log
+from jaxcodesign.runs import files, metrics, progress
 from jaxcodesign.runs import session as sessions
 from jaxcodesign.runs.checkpoints import Checkpoints
-from jaxcodesign.runs.fit import Step
 from jaxcodesign.runs.pace import Clock, profiled
+from jaxcodesign.runs.position import Epoch, Position, plain_number
+from jaxcodesign.runs.progress import StepTold
 from jaxcodesign.runs.session import Session
 from jaxcodesign.runs.signals import Interruption
-from jaxcodesign.training import diagnosis, pruning
-from jaxcodesign.training.combining import Combine, Combined
-from jaxcodesign.training.step import sparse
-from jaxcodesign.training.update import TrainState
+from jaxcodesign.training import diagnosis
+from jaxcodesign.training.step import TrainState
 
 Status = Literal["finished", "target", "interrupted"]
 FINAL = "final.json"
@@ -49,6 +45,8 @@ class Result(NamedTuple):
     digest: Of every bit of the last state.
     seconds: Of this start.
     state: The last one.
+    history: One entry an evaluation, those of earlier starts included.
+    memories: What each method remembers.
   """
 
   status: Status
@@ -59,131 +57,116 @@ class Result(NamedTuple):
   digest: str
   seconds: float
   state: TrainState
+  history: tuple[Epoch, ...]
+  memories: tuple[dict[str, Any], ...]
 
 
 def run(
   session: Session,
-  folder: pathlib.Path,
+  folder: pathlib.Path | None = None,
   *,
-  command: str,
   console: Console,
   signals: Interruption | None = None,
+  on_epoch: Callable[[Epoch], None] | None = None,
+  metrics_too: bool = True,
 ) -> Result:
   """Trains from where the checkpoints of `folder` are, or from the start.
 
   Args:
     session: What `session.prepare` returned.
-    folder: Of the run; holds checkpoints, metrics.jsonl, config.json, origin.json and
-      in the end final.json.
-    command: That started it, for origin.json.
+    folder: Of the run, which holds checkpoints, metrics.jsonl and in the end
+      final.json; None keeps everything in memory.
     console: For the progress bar and what there is to say.
-    signals: Of the program, entered; None: SIGTERM and SIGINT are requests to stop
-      while steps are made, and what they always are before and after.
+    signals: Of the program, entered; None: with a folder SIGTERM and SIGINT are
+      requests to stop while steps are made, else they are what they always are.
+    on_epoch: Called after each evaluation.
+    metrics_too: Whether the folder gets numbers and pictures besides checkpoints.
 
   Raises:
-    ValueError: If the folder holds a run of another config, saying what differs, or no
-      checkpoint that is whole.
+    ValueError: If the folder holds a run of another config, or no checkpoint that is
+      whole.
     FloatingPointError: At the first loss or gradient that is not finite, naming the
       step, the suspected tensor and the last good checkpoint.
     OSError: If the disk is full; the previous checkpoint is whole.
   """
-  origin.check(session.job, folder)
-  first = session.processes.index == 0
-  if first:
-    origin.write(session.job, folder, command)
-  how = session.job.run
   began = time.perf_counter()
   with contextlib.ExitStack() as stack:
-    checkpoints = stack.enter_context(
-      contextlib.closing(
-        Checkpoints(
-          folder / "checkpoints",
-          fingerprint=session.fingerprint,
-          keep_last=how.keep_last,
-          keep_best=how.keep_best,
-        )
-      )
-    )
-    state, position = _restored(session, checkpoints, console)
-    metrics = None
-    if first:
-      metrics = stack.enter_context(
+    checkpoints, state, at = None, None, Position()
+    if folder is not None:
+      checkpoints = stack.enter_context(_checkpoints(session, folder))
+      state, at = _restored(session, checkpoints, console)
+    board = None
+    if folder is not None and metrics_too and session.processes.index == 0:
+      board = stack.enter_context(
         contextlib.closing(
-          metrics_log.Metrics(folder, position.step, tensorboard=how.tensorboard)
+          metrics.Metrics(folder, at.step, tensorboard=session.job.run.tensorboard)
         )
       )
-    signals = signals or stack.enter_context(Interruption(how.ask_every))
-    loop = _Loop(session, checkpoints, metrics, folder, console, position, signals)
-    status, state = loop.run(state)
-    checkpoints.wait()
-  digest = sessions.digest(state)
-  seconds = time.perf_counter() - began
-  at = loop.position
+    if signals is None and folder is not None:
+      signals = stack.enter_context(Interruption(session.job.run.ask_every))
+    at.memories = at.memories or [{} for _ in session.functions.methods]
+    loop = _Loop(session, checkpoints, board, folder, console, at, signals, on_epoch)
+    status, state = loop.run(session.start() if state is None else state)
+    if checkpoints is not None:
+      checkpoints.wait()
   found = Result(
-    status, at.step, session.steps, at.loss, at.score, digest, seconds, state
-  )
-  if first and status != "interrupted":
-    plain = found._replace(state=None)._asdict()
-    plain |= {"loss": _plain(found.loss), "score": _plain(found.score)}
-    text = json.dumps(plain, indent=2, allow_nan=False)
-    files.write_atomically(folder / FINAL, text + "\n")
+    status, at.step, session.steps, at.loss, at.score, sessions.digest(state),
+    time.perf_counter() - began, state, tuple(at.history), tuple(at.memories),
+  )  # fmt: skip
+  if board is not None and folder is not None and status != "interrupted":
+    _write_final(found, folder)
   return found
 
 
-class _Position:
-  """Where a run is, besides its state: what a checkpoint keeps as JSON."""
-
-  def __init__(self, extra: dict[str, Any] | None = None, step: int = 0):
-    extra = extra or {}
-    self.step = step
-    number = lambda x: math.nan if x is None else x
-    self.loss: float = number(extra.get("loss"))
-    self.score: float = number(extra.get("score"))
-    self.stopped: bool = extra.get("stopped", False)
-    self.groups = {
-      name: Groups(np.array(g["members"], np.int32), g["columns"])
-      for name, g in extra.get("groups", {}).items()
-    }
-
-  def plain(self) -> dict[str, Any]:
-    groups = {
-      name: {"members": np.asarray(g.members).tolist(), "columns": g.columns}
-      for name, g in self.groups.items()
-    }
-    return {"loss": _plain(self.loss), "score": _plain(self.score),
-            "stopped": self.stopped, "groups": groups}  # fmt: skip
+def _checkpoints(session: Session, folder: pathlib.Path) -> Checkpoints:
+  how = session.job.run
+  return Checkpoints(
+    folder / "checkpoints",
+    fingerprint=session.fingerprint,
+    keep_last=how.keep_last,
+    keep_best=how.keep_best,
+  )
 
 
-def _plain(x: float) -> float | None:
-  """A number that JSON has."""
-  return x if math.isfinite(x) else None
+def _write_final(found: Result, folder: pathlib.Path) -> None:
+  plain = found._asdict()
+  for name in ("state", "history", "memories"):
+    del plain[name]
+  plain |= {"loss": plain_number(found.loss), "score": plain_number(found.score)}
+  text = json.dumps(plain, indent=2, allow_nan=False)
+  files.write_atomically(folder / FINAL, text + "\n")
 
 
 def _restored(
   session: Session, checkpoints: Checkpoints, console: Console
-) -> tuple[TrainState, _Position]:
+) -> tuple[TrainState | None, Position]:
   found = checkpoints.restore(session.state)
   if found is None:
-    return session.start(), _Position()
+    return None, Position()
   for words in found.refused:
     console.print(f"warning: {words}", highlight=False, soft_wrap=True)
   console.print(
     f"going on from step {found.step:,} of {session.steps:,}", highlight=False
   )
-  return found.state, _Position(found.extra, found.step)
+  return found.state, Position.read(found.extra, found.step)
 
 
 class _Loop:
   """The loop's moving parts."""
 
-  def __init__(self, session, checkpoints, metrics, folder, console, position, signals):
-    self.session, self.checkpoints, self.metrics = session, checkpoints, metrics
-    self.folder, self.console, self.position = folder, console, position
-    self.signals: Interruption = signals
-    self.config = session.job.train
-    self.rounds = frozenset[int]()
-    if self.config.sparsity is not None:
-      self.rounds = frozenset(self.config.sparsity.rounds(session.steps))
+  def __init__(
+    self, session, checkpoints, board, folder, console, position, signals, on_epoch
+  ):
+    self.session: Session = session
+    self.checkpoints: Checkpoints | None = checkpoints
+    self.board: metrics.Metrics | None = board
+    self.folder: pathlib.Path | None = folder
+    self.console: Console = console
+    self.position: Position = position
+    self.signals: Interruption | None = signals
+    self.on_epoch: Callable[[Epoch], None] | None = on_epoch
+    methods = session.functions.methods
+    self.rounds = [frozenset(method.rounds(session.steps)) for method in methods]
     self.saved = position.step  # step of the newest checkpoint
 
   def run(self, state: TrainState) -> tuple[Status, TrainState]:
@@ -195,38 +178,41 @@ class _Loop:
     console = Console(quiet=True) if quiet else self.console
     title = f"training on {session.loaded.train.name}"
     with contextlib.ExitStack() as stack:
-      shown = stack.enter_context(progress.bar(title, console))
+      self.shown = stack.enter_context(progress.bar(title, console))
       stream = stack.enter_context(session.batches(at.step))
-      profile = stack.enter_context(profiled(session.job.run.profile, self.folder))
+      steps = session.job.run.profile if self.folder is not None else 0
+      profile = stack.enter_context(profiled(steps, self.folder or pathlib.Path()))
       clock = Clock()
+      self.since = time.perf_counter()
       unread: list[tuple[int, Any]] = []
       for batch in stream:
         clock.waited()
         if session.processes.count > 1:  # else the step does so itself, in less time
           batch = session.place(batch)
-        state = self._combined(state)
+        state = self._between(state)
         state, told = session.step(state, batch, session.frozen)
         if self._enough(unread, clock):
-          self._settle(unread, state, shown, clock)
+          self._settle(unread, state, clock)
         at.step += 1
         unread.append((at.step, told))
         profile(told)
         if self._due():
-          self._settle(unread, state, shown, clock)
+          self._settle(unread, state, clock)
           if self._pause(state, clock):
             break
         clock.asked()
-      self._settle(unread, state, shown, clock)
-    if (
-      self.signals.requested is not None and at.step < session.steps and not at.stopped
-    ):
+      self._settle(unread, state, clock)
+    if self._requested() and at.step < session.steps and not at.stopped:
       return "interrupted", state
     return ("target" if at.stopped else "finished"), state
+
+  def _requested(self) -> bool:
+    return self.signals is not None and self.signals.requested is not None
 
   def _due(self) -> bool:
     session, step = self.session, self.position.step
     # First: every process must ask after every step.
-    asked = self.signals.agreed(step) is not None
+    asked = self.signals is not None and self.signals.agreed(step) is not None
     return (
       step % session.evaluate_every == 0
       or step % session.checkpoint_every == 0
@@ -240,41 +226,44 @@ class _Loop:
     last = at.step == session.steps
     score = None
     if at.step % session.evaluate_every == 0 or last:
-      at.loss, at.score = session.evaluate(state)
+      self._evaluate(state)
       score = at.score
-      target = session.job.target
-      at.stopped = target is not None and at.score >= target
-      if self.metrics is not None:
-        self.metrics.write(at.step, {"test_loss": at.loss, "test_accuracy": at.score})
-        self._say_score()
-        self._show(state)
-    stop = at.stopped or last or self.signals.requested is not None
-    if stop or score is not None or at.step % session.checkpoint_every == 0:
+    stop = at.stopped or last or self._requested()
+    due = stop or score is not None or at.step % session.checkpoint_every == 0
+    if due and self.checkpoints is not None:
+      self._tick()
       self.checkpoints.save(at.step, state, at.plain(), score=score)
       self.saved = at.step
-    if self.signals.requested is not None and not last:
+    if self._requested() and not last and self.checkpoints is not None:
       self.checkpoints.wait()
     clock.restart()
     return stop
 
-  def _show(self, state: TrainState) -> None:
-    """The precision of the run so far, in TensorBoard; the report has the last one."""
+  def _evaluate(self, state: TrainState) -> None:
     session, at = self.session, self.position
-    if session.plan is None or not session.job.run.tensorboard or self.metrics is None:
+    loss, score = session.evaluate(state)
+    self._tick()
+    epoch = at.evaluated(loss, score, session.per_epoch)
+    target = session.job.target
+    at.stopped = target is not None and score >= target
+    self.shown.on_epoch(epoch, at, session.steps)
+    if self.on_epoch is not None:
+      self.on_epoch(epoch)
+    if self.board is None:
       return
-    bits = sessions.ran_at(session, state)[:, :, :3]
-    drawn = training.precision_map(bits, session.plan.names, session.steps)
-    self.metrics.picture(at.step, "precision", drawn)
+    told = {"test_loss": loss, "test_accuracy": score}
+    for method, kept in zip(session.functions.methods, state.kept):
+      told |= method.told(kept, at.step)
+      if session.job.run.tensorboard:
+        for name, drawn in method.pictures(kept, at.step).items():
+          self.board.picture(at.step, name, drawn)
+    self.board.write(at.step, told)
 
-  def _say_score(self) -> None:
-    at, steps = self.position, self.session.steps
-    reached = ", the target" if at.stopped else ""
-    self.console.print(
-      f"step {at.step:,} of {steps:,}: test loss {at.loss:.3f}, accuracy "
-      f"{at.score:.2%}{reached}",
-      highlight=False,
-      soft_wrap=True,
-    )
+  def _tick(self) -> None:
+    """Moves the seconds since the last call to the position."""
+    now = time.perf_counter()
+    self.position.seconds += now - self.since
+    self.since = now
 
   def _enough(self, unread: list[tuple[int, Any]], clock: Clock) -> bool:
     """Whether to read what steps told, the newest of which has just begun."""
@@ -282,60 +271,68 @@ class _Loop:
       return False
     most = min(_UNREAD, _READ_S / clock.step_s)
     log = unread[-1][0] % self.session.job.run.log_every == 0
-    return log or len(unread) >= most or self.position.step in self.rounds
+    moved = any(self.position.step in rounds for rounds in self.rounds)
+    return log or len(unread) >= most or moved
 
-  def _settle(
-    self, unread: list[tuple[int, Any]], state: Any, shown: Any, clock: Clock
-  ) -> None:
+  def _settle(self, unread: list[tuple[int, Any]], state: Any, clock: Clock) -> None:
     """Reads what steps told, and forgets it."""
-    size, per_epoch = self.config.batch_size, self.session.per_epoch
+    size, every = self.session.job.train.batch_size, self.session.job.run.log_every
     for number, told in jax.device_get(unread):
       if not told.finite:
         self._not_finite(number, told, state)
       clock.steps += 1
-      epoch = (number - 1) // per_epoch + 1
-      shown.on_step(Step(epoch, number, self.session.steps, size, float(told.loss)))
-      if number % self.session.job.run.log_every == 0 and self.metrics is not None:
+      self.position.heard(float(told.loss), float(told.accuracy))
+      self.shown.on_step(StepTold(number, self.session.steps, size, float(told.loss)))
+      if number % every == 0:
         values = {
           "loss": float(told.loss),
           "accuracy": float(told.accuracy),
           "gradient": float(told.gradient),
           "learning_rate": float(told.learning_rate),
-        }
-        self.metrics.write(number, values | clock.rates(size))
+        } | clock.rates(size)
+        if self.board is not None:
+          self.board.write(number, values)
     unread.clear()
 
   def _not_finite(self, number: int, told: Any, state: Any) -> None:
     """Raises, with the suspected tensor: `state` is still that before the step."""
+    session, config = self.session, self.session.job.train
     words = "a tensor of another process"
-    if self.session.processes.count == 1:
-      with self.session.batches(number - 1) as stream:
-        batch = self.session.loaded.teach(self.session.frozen, next(iter(stream)))
-      words = diagnosis.suspect(
-        self.session.update.plain, sparse(self.config, state), batch
+    if session.processes.count == 1:
+      with session.batches(number - 1) as stream:
+        batch = session.loaded.teach(session.frozen, next(iter(stream)))
+      functions = session.functions
+      words = diagnosis.suspect(functions.plain, functions.network(state), batch)
+    way_out = (
+      f"lower learning_rate={config.learning_rate:g}, lengthen warmup="
+      f"{config.warmup:g} or clip gradients (train.clip)"
+    )
+    if self.checkpoints is not None and self.folder is not None:
+      self.checkpoints.wait()
+      kept = f"the checkpoint of step {self.saved:,}" if self.saved else "no checkpoint"
+      way_out = (
+        f"{kept} in {self.folder / 'checkpoints'} is good; {way_out}, in another --out"
       )
-    self.checkpoints.wait()
-    kept = f"the checkpoint of step {self.saved:,}" if self.saved else "no checkpoint"
     raise FloatingPointError(
       f"loss is {float(told.loss)}, gradient {float(told.gradient)} in step {number:,} "
-      f"of {self.session.steps:,} at learning rate {float(told.learning_rate):.3g}; "
-      f"suspected: {words}. {kept} in {self.folder / 'checkpoints'} is good; lower "
-      f"learning_rate={self.config.learning_rate:g}, lengthen warmup="
-      f"{self.config.warmup:g} or clip gradients (train.clip), in another --out"
+      f"of {session.steps:,} at learning rate {float(told.learning_rate):.3g}; "
+      f"suspected: {words}. {way_out}"
     )
 
-  def _combined(self, state: TrainState) -> TrainState:
-    """`state` under new masks, if a round of column combining is due."""
-    sparsity, at = self.config.sparsity, self.position
-    if at.step not in self.rounds or not isinstance(sparsity, Combine):
-      return state
-    if self.session.processes.count > 1:
-      raise ValueError("column combining runs in one process: use one host, or Prune")
-    before = Combined(jax.device_get(pruning.masks_of(state.optimizer)), at.groups)
-    found = sparsity.combine(
-      jax.device_get(state.params), before, at.step, self.session.steps
-    )
-    at.groups = found.groups
-    moved = pruning.with_masks(state.optimizer, found.masks)
-    shardings = jax.tree.map(lambda x: x.sharding, self.session.state.optimizer)
-    return state._replace(optimizer=jax.device_put(moved, shardings))
+  def _between(self, state: TrainState) -> TrainState:
+    """`state` as methods move it between two steps, where one of them is due."""
+    session, at = self.session, self.position
+    for i, method in enumerate(session.functions.methods):
+      if at.step not in self.rounds[i]:
+        continue
+      if session.processes.count > 1:
+        raise ValueError(
+          f"{type(method).__name__} works on the host between two steps, which needs "
+          "one process: use one host, or a method that works inside the step"
+        )
+      host = state._replace(key=None)
+      host, at.memories[i] = method.between(
+        jax.device_get(host), at.memories[i], at.step, session.steps
+      )
+      state = session.lay(host._replace(key=state.key))
+    return state

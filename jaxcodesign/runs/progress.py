@@ -2,22 +2,31 @@
 
 from collections.abc import Iterator
 import contextlib
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import rich.console
 import rich.progress
 
-from jaxcodesign.runs import fit
+from jaxcodesign.runs.position import Epoch, Position
+
+
+class StepTold(NamedTuple):
+  """What a bar hears of a step."""
+
+  step: int  # of the whole run, from 1
+  steps: int  # in the whole run
+  examples: int  # in the step
+  loss: float  # nats, mean over the step
 
 
 class Progress(Protocol):
-  """The two callbacks of `fit.train`."""
+  """What the loop tells."""
 
-  def on_step(self, step: fit.Step) -> None:
+  def on_step(self, step: StepTold) -> None:
     """Moves the bar."""
 
-  def on_epoch(self, epoch: fit.Epoch) -> None:
-    """Prints the epoch's line."""
+  def on_epoch(self, epoch: Epoch, at: Position, steps: int) -> None:
+    """Prints the line of an evaluation."""
 
 
 class _Lines:
@@ -26,13 +35,15 @@ class _Lines:
   def __init__(self, console: rich.console.Console):
     self._console = console
 
-  def on_step(self, step: fit.Step) -> None:
+  def on_step(self, step: StepTold) -> None:
     """Says nothing: a log is no place for a bar."""
 
-  def on_epoch(self, epoch: fit.Epoch) -> None:
+  def on_epoch(self, epoch: Epoch, at: Position, steps: int) -> None:
+    reached = ", the target" if at.stopped else ""
     self._console.print(
-      f"epoch {epoch.epoch}: loss {epoch.loss:.3f}, train {epoch.train_accuracy:.1%}, "
-      f"test {epoch.test_accuracy:.1%}, {epoch.seconds:.1f} s",
+      f"epoch {epoch.epoch:g}, step {at.step:,} of {steps:,}: loss {epoch.loss:.3f}, "
+      f"train {epoch.train_accuracy:.1%}, test {epoch.test_accuracy:.1%}{reached}, "
+      f"{epoch.seconds:.1f} s",
       soft_wrap=True,
       highlight=False,
     )
@@ -45,12 +56,12 @@ class _Bar(_Lines):
     super().__init__(bar.console)
     self._bar = bar
     self._task = bar.add_task(title, total=None, loss="", speed="")
-    self._images = 0
+    self._examples = 0
 
-  def on_step(self, step: fit.Step) -> None:
-    self._images += step.images
+  def on_step(self, step: StepTold) -> None:
+    self._examples += step.examples
     elapsed = self._bar.tasks[self._task].elapsed
-    speed = f"{self._images / elapsed:,.0f} images/s" if elapsed else ""
+    speed = f"{self._examples / elapsed:,.0f} examples/s" if elapsed else ""
     self._bar.update(
       self._task,
       completed=step.step,
@@ -64,12 +75,10 @@ class _Bar(_Lines):
 def bar(title: str, console: rich.console.Console | None = None) -> Iterator[Progress]:
   """Shows how far training is, while the context is open.
 
-  Use: `with bar("training") as p: train(..., on_step=p.on_step, on_epoch=p.on_epoch)`.
-
   Args:
     title: In front of the bar.
     console: Where to print; standard output by default. On a terminal a bar shows loss,
-      images a second and the time left; elsewhere only each epoch's line is printed.
+      examples a second and the time left; elsewhere only each epoch's line is printed.
 
   Yields:
     The callbacks. Leaving the context, by an exception too, puts the terminal back.

@@ -8,18 +8,17 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxcodesign.data import pipeline
-from jaxcodesign.programs import fast
-from jaxcodesign.runs import checkpoint, mesh, origin
+from jaxcodesign.runs import mesh, origin
+from jaxcodesign.runs.fingerprint import fingerprint
 from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
-from jaxcodesign.training import update
+from jaxcodesign.training import step
+from jaxcodesign.training.step import Step, TrainState
 from jaxcodesign.training.task import Loaded
-from jaxcodesign.training.update import TrainState, Update
 
 # Examples of an evaluation step, at least as many as in training. Formats that look at
 # a whole batch see it: it is the same on every mesh whose data axes divide it.
@@ -37,9 +36,10 @@ class Session:
     per_epoch: Steps of an epoch.
     mesh: Of all devices.
     processes: Which of how many this one is.
-    plan: Of the products under FAST, else None.
-    update: The functions, not jitted.
+    functions: Of the run, not jitted.
     state: Shapes and shardings of the state.
+    mark: Fingerprint of what decides the numbers; None: that of the job.
+    start_from: Parameters to start from; None draws them.
   """
 
   job: TrainJob
@@ -48,15 +48,16 @@ class Session:
   per_epoch: int
   mesh: Mesh
   processes: Processes
-  plan: fast.Plan | None
-  update: Update
+  functions: Step
   state: TrainState
+  mark: str | None = None
+  start_from: Any = None
 
   @functools.cached_property
-  def step(self) -> Callable[..., Any]:
+  def step(self) -> jax.stages.Wrapped:
     """The jitted step; it consumes the state it is given."""
     return jax.jit(
-      self.update.step,
+      self.functions.step,
       donate_argnums=0,
       in_shardings=(self._shardings, self.over_batch, self.everywhere),
       out_shardings=(self._shardings, self.everywhere),
@@ -65,7 +66,7 @@ class Session:
   @functools.cached_property
   def _evaluate(self) -> Callable[..., Any]:
     return jax.jit(
-      self.update.evaluate,
+      self.functions.evaluate,
       in_shardings=(self._shardings, self.over_batch, self.everywhere),
       out_shardings=self.everywhere,
     )
@@ -97,9 +98,11 @@ class Session:
   @property
   def fingerprint(self) -> str:
     """Of what decides the numbers."""
+    if self.mark is not None:
+      return self.mark
     train = self.job.train
     taught = train.distill.digest() if train.distill else ""
-    return checkpoint.fingerprint(origin.without_run(self.job), taught)
+    return fingerprint(origin.without_run(self.job), taught)
 
   @property
   def _part(self) -> tuple[int, int]:
@@ -113,14 +116,29 @@ class Session:
     frozen = self.loaded.frozen
     return mesh.place(frozen, jax.tree.map(lambda _: self.everywhere, frozen))
 
+  def network(self, state: TrainState) -> Any:
+    """The parameters that the network has in a state."""
+    return self._network(state)
+
+  @functools.cached_property
+  def _network(self) -> Callable[..., Any]:
+    return jax.jit(self.functions.network)
+
   def start(self) -> TrainState:
     """The state before the first step: the same on any number of devices."""
     draw, key = jax.random.split(jax.random.key(self.job.train.seed))
-    made = jax.jit(
-      lambda draw, key: self.update.init(self.loaded.init(draw), key),
-      out_shardings=self._shardings,
-    )
-    return made(draw, key)
+    if self.start_from is None:
+      made = jax.jit(
+        lambda draw, key: self.functions.init(self.loaded.init(draw), key),
+        out_shardings=self._shardings,
+      )
+      return made(draw, key)
+    begin = jax.jit(self.functions.init, out_shardings=self._shardings)
+    return begin(mesh.place(self.start_from, self._shardings.params), key)
+
+  def lay(self, state: TrainState) -> TrainState:
+    """A state of the host on the devices, as steps want it."""
+    return mesh.place(state, self._shardings)
 
   def batches(self, first: int) -> pipeline.Stream:
     """Training batches from step `first` on, this process's part of them."""
@@ -161,7 +179,13 @@ class Session:
 
 
 def prepare(
-  job: TrainJob, processes: Processes, devices: Any = None, *, loaded: Any = None
+  job: TrainJob,
+  processes: Processes,
+  devices: Any = None,
+  *,
+  loaded: Loaded | None = None,
+  mark: str | None = None,
+  start_from: Any = None,
 ) -> Session:
   """Loads the task and traces everything once, on shapes.
 
@@ -170,6 +194,8 @@ def prepare(
     processes: What `distributed.initialize` returned.
     devices: All by default.
     loaded: The task, if it is loaded already.
+    mark: See `Session`.
+    start_from: See `Session`.
 
   Raises:
     ValueError: If the batch does not fit the data or the mesh, a rule decides nothing,
@@ -185,33 +211,37 @@ def prepare(
       f"{loaded.train.name}; lower it"
     )
   steps = per_epoch * job.train.epochs
-  if job.train.sparsity is not None:
-    job.train.sparsity.rounds(steps)
   made = job.run.mesh.make(devices)
   _check_batch(job, made)
-  recipe = job.recipe(steps)
-  params = jax.eval_shape(lambda: loaded.init(jax.random.key(0)))
-  part = loaded.train.shapes(size // job.accumulate)
-  made_update = Update(loaded.loss, recipe, teach=loaded.teach)
-  plan = None
-  if isinstance(job.precision, fast.Fast):
-    told = jax.eval_shape(loaded.teach, loaded.frozen, part)
-    plan = fast.plan(made_update.plain, job.precision)(params, told)
+  for method in job.train.every_method():
+    method.rounds(steps)
+  params = _shapes(loaded.init)
   spread = mesh.parameter_shardings(made, job.run.mesh, params)
-  gather = functools.partial(mesh.gathered, shardings=spread)
-  made_update = dataclasses.replace(made_update, plan=plan, gather=gather)
-  state = jax.eval_shape(
-    lambda: made_update.init(loaded.init(jax.random.key(0)), jax.random.key(0))
+  functions = step.prepare(
+    loaded.loss,
+    job.train,
+    steps,
+    params,
+    loaded.train.shapes(size // job.train.accumulate),
+    teach=loaded.teach,
+    frozen=loaded.frozen,
+    gather=functools.partial(mesh.gathered, shardings=spread),
   )
+  state = jax.eval_shape(functions.init, params, jax.random.key(0))
   shardings = mesh.state_shardings(made, job.run.mesh, state)
   state = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
   )
   session = Session(
-    job, loaded, steps, per_epoch, made, processes, plan, made_update, state
+    job, loaded, steps, per_epoch, made, processes, functions, state, mark, start_from
   )
   jax.eval_shape(session.step, state, loaded.train.shapes(size), loaded.frozen)
   return session
+
+
+def _shapes(init: Callable[[jax.Array], Any]) -> Any:
+  """Shapes of the parameters, of a task that draws them or of one that has them."""
+  return jax.eval_shape(init, jax.random.key(0))
 
 
 def batch_shapes(session: Session) -> tuple[Any, Any]:
@@ -243,7 +273,7 @@ def digest(state: TrainState) -> str:
 
 
 def _check_batch(job: TrainJob, made: Mesh) -> None:
-  size, parts = job.train.batch_size, job.accumulate
+  size, parts = job.train.batch_size, job.train.accumulate
   if size // parts % _share(made):
     raise ValueError(
       f"batch_size={size} in {parts} parts does not divide over the "
@@ -261,35 +291,3 @@ def _test_batch(made: Mesh, batch_size: int) -> int:
   """Examples of an evaluation step: a multiple of what the batch axes need."""
   least = max(TEST_BATCH, batch_size)
   return -(-least // _share(made)) * _share(made)
-
-
-def passes(session: Session, state: TrainState) -> tuple[float, float]:
-  """fMAC passes of a run so far, and their share of fixed 4-bit precision.
-
-  Raises:
-    ValueError: If the run is none of FAST.
-  """
-  if session.plan is None:
-    raise ValueError("only a run under FAST counts passes")
-  told = jnp.sum(jnp.asarray(jax.device_get(state.telemetry)), axis=0)
-  parts = int(state.step) * session.job.accumulate
-  share = session.plan.share(told, steps=parts)
-  return float(session.plan.passes(told)), float(share)
-
-
-def ran_at(session: Session, state: TrainState) -> np.ndarray:
-  """What products ran at in each share of a run: [BUCKETS, L, 6].
-
-  The columns are those of `fast.COLUMNS`, means over executions; NaN where no step was
-  made.
-
-  Raises:
-    ValueError: If the run is none of FAST.
-  """
-  if session.plan is None:
-    raise ValueError("only a run under FAST has a precision that moves")
-  whole = np.array(update.bucket_steps(session.steps))
-  made = np.clip(int(state.step) - (np.cumsum(whole) - whole), 0, whole)
-  runs = made[:, None] * session.plan.counts[None] * session.job.accumulate
-  telemetry = np.asarray(jax.device_get(state.telemetry))
-  return telemetry / np.where(runs, runs, np.nan)[..., None]

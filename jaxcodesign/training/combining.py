@@ -36,6 +36,7 @@ from jaxcodesign.numerics.sparsity.column_combining import (
 )
 from jaxcodesign.numerics.sparsity.patterns import Unstructured, magnitude
 from jaxcodesign.training import pruning
+from jaxcodesign.training.masked import Masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Combine:
+class Combine(Masked):
   """Layers to combine, when, and how.
 
   Under `Cubic` and `OneShot` schedules a round prunes to the density of its time, as
@@ -111,6 +112,15 @@ class Combine:
     schedule.check(steps)
     places = jnp.arange(schedule.last + 1)
     return np.flatnonzero(jax.vmap(schedule.is_event)(places)).tolist()
+
+  def between(
+    self, state: Any, memory: Mapping[str, Any], step: int, steps: int
+  ) -> tuple[Any, dict[str, Any]]:
+    """`state` under the masks of one round; the memory holds the groups."""
+    before = Combined(pruning.masks_of(state.optimizer), groups_of(memory))
+    found = self.combine(state.params, before, step, steps)
+    moved = pruning.with_masks(state.optimizer, found.masks)
+    return state._replace(optimizer=moved), remembered(found.groups)
 
   def combine(
     self, params: Any, before: "Combined", step: int, steps: int
@@ -202,6 +212,21 @@ def _kept(before: "Combined", found: "Combined", done: Mapping[str, Any]) -> "Co
   fresh = structure.flatten_up_to(found.masks)
   masks = [done.get(name, mask) for name, mask in zip(names, fresh)]
   return Combined(structure.unflatten(masks), old | found.groups)
+
+
+def remembered(groups: Mapping[str, Groups]) -> dict[str, Any]:
+  """Groups as JSON has them; `groups_of` is the inverse."""
+  members = lambda g: np.asarray(g.members).tolist()
+  kept = {n: {"members": members(g), "columns": g.columns} for n, g in groups.items()}
+  return {"groups": kept}
+
+
+def groups_of(memory: Mapping[str, Any]) -> dict[str, Groups]:
+  """The groups of each combined leaf that a run remembers, {} without any."""
+  return {
+    name: Groups(np.array(g["members"], np.int32), g["columns"])
+    for name, g in memory.get("groups", {}).items()
+  }
 
 
 def as_matrix(kernel: Any, name: str = "kernel") -> np.ndarray:

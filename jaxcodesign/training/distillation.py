@@ -9,10 +9,10 @@ step, outside the gradient: no activation of it is kept, and it is traced once.
 Reference: Hinton, Vinyals, Dean. "Distilling the Knowledge in a Neural Network", 2015.
 """
 
+import abc
 from collections.abc import Callable
 import dataclasses
 import math
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,6 @@ import jax.numpy as jnp
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.models.classifier import Forward
-from jaxcodesign.runs import checkpoint
 from jaxcodesign.training import losses
 
 
@@ -36,34 +35,25 @@ class Teacher(NamedTuple):
   params: Any = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-  """A network that was trained and saved by `checkpoint.save`.
+class TeacherSource(abc.ABC):
+  """Where a trained network comes from: a value of a config, see `runs.saved`."""
 
-  Attributes:
-    folder: Of the checkpoint: runs/NAME/checkpoint of a codesign run.
-    model: Description of the network, as it was trained.
-  """
-
-  folder: str | pathlib.Path
-  model: Any
-
+  @abc.abstractmethod
   def load(self, images: image_sets.Images) -> Teacher:
-    """Reads its parameters.
+    """Reads it.
 
     Raises:
-      FileNotFoundError: If there is no checkpoint.
+      FileNotFoundError: If it is missing.
       ValueError: If it is damaged, or of another network or number of classes.
     """
-    like = jax.eval_shape(
-      lambda: self.model.init(jax.random.key(0), images.image_shape, images.classes)
-    )
-    found = checkpoint.restore(self.folder, like)
-    if found is None:
-      raise FileNotFoundError(
-        f"no checkpoint of a teacher in {self.folder}: train one, or name its folder"
-      )
-    return Teacher(self.model.forward, found[0])
+
+  @abc.abstractmethod
+  def digest(self) -> str:
+    """A text that changes with its weights.
+
+    Raises:
+      FileNotFoundError: If it is missing.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +61,15 @@ class Distill:
   """Who teaches, and how much it counts.
 
   Attributes:
-    teacher: A `Checkpoint`; a function of a module, images -> logits; or None, the
-      network that training starts from.
+    teacher: A `TeacherSource`, such as `runs.saved.Checkpoint`; a function of a module,
+      images -> logits; or None, the network that training starts from.
     alpha: Weight of the teacher against the labels, in [0, 1].
     temperature: T, above 0: the larger, the more the unlikely classes count.
     features: Weight of the distance between the outputs of the stages, 0 or more; both
       networks need stages of the same shapes.
   """
 
-  teacher: Checkpoint | Callable[[jax.Array], jax.Array] | None = None
+  teacher: TeacherSource | Callable[[jax.Array], jax.Array] | None = None
   alpha: float = 0.5
   temperature: float = 4.0
   features: float = 0.0
@@ -89,7 +79,7 @@ class Distill:
       raise ValueError(f"alpha must be in [0, 1] and temperature above 0 in {self}")
     if not 0 <= self.features < math.inf:
       raise ValueError(f"features={self.features} is a weight, 0 or more")
-    known = self.teacher is None or isinstance(self.teacher, Checkpoint)
+    known = self.teacher is None or isinstance(self.teacher, TeacherSource)
     if not known and not callable(self.teacher):
       raise ValueError(
         f"teacher={self.teacher!r} is no network: give Checkpoint(folder, model), a "
@@ -97,14 +87,14 @@ class Distill:
       )
 
   def digest(self) -> str:
-    """A text that changes with the weights of a `Checkpoint`; "" for other teachers.
+    """A text that changes with the weights of a `TeacherSource`; "" for other teachers.
 
     Raises:
-      FileNotFoundError: If its checkpoint is missing.
+      FileNotFoundError: If it is missing.
     """
-    if not isinstance(self.teacher, Checkpoint):
+    if not isinstance(self.teacher, TeacherSource):
       return ""
-    return checkpoint.digest(self.teacher.folder)
+    return self.teacher.digest()
 
   def resolve(self, images: image_sets.Images, start: Teacher | None = None) -> Teacher:
     """The teacher, checked against the classes of `images`.
@@ -115,7 +105,7 @@ class Distill:
 
     Raises:
       ValueError: If the teacher is None and there is no start, or has other classes.
-      FileNotFoundError: If its checkpoint is missing.
+      FileNotFoundError: If its source is missing.
     """
     if self.teacher is None:
       if start is None:
@@ -124,7 +114,7 @@ class Distill:
           "starts from random weights: name a Checkpoint or a function"
         )
       teacher = start
-    elif isinstance(self.teacher, Checkpoint):
+    elif isinstance(self.teacher, TeacherSource):
       teacher = self.teacher.load(images)
     else:
       function = self.teacher

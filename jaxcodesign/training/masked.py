@@ -1,17 +1,36 @@
-"""Pruning by patterns as a value of a config: what, when and how."""
+"""Pruning as a method: by patterns inside the step, under a schedule."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
 
+import jax
 import optax
 
 from jaxcodesign.numerics.schedules import Schedule
 from jaxcodesign.numerics.sparsity.masks import Rule
+from jaxcodesign.training import pruning
+from jaxcodesign.training.method import Method, Setting
 from jaxcodesign.training.pruning import Score, prune
+from jaxcodesign.training.statistics import refuse_masked
+
+
+class Masked(Method):
+  """A method whose optimizer holds masks, those of `pruning.prune`."""
+
+  def prepared(self, setting: Setting) -> "Masked":
+    wrapped = self.wrap(optax.identity(), setting.steps)
+    masks = pruning.masks_of(jax.eval_shape(wrapped.init, setting.params))
+    stats = jax.eval_shape(setting.loss, setting.params, setting.batch).stats
+    refuse_masked(masks, setting.params, stats)
+    self.rounds(setting.steps)
+    return self
+
+  def network(self, params: Any, optimizer: Any) -> Any:
+    return pruning.sparse(params, optimizer)
 
 
 @dataclasses.dataclass(frozen=True)
-class Prune:
+class Prune(Masked):
   """Leaves to prune inside the step, when, and how; see `pruning.prune`.
 
   Attributes:

@@ -201,7 +201,7 @@ def with_masks(opt_state: Any, masks: Any) -> Any:
     if jnp.asarray(mask).dtype != bool:
       raise TypeError(f"masks: {name} is {jnp.asarray(mask).dtype}; pass bool")
     # What jax was free to place stays so: a committed mask would compile steps anew.
-    fixed = tree.is_concrete(was) and was.committed
+    fixed = tree.is_concrete(was) and getattr(was, "committed", False)
     place = was.sharding if fixed else None
     new.append(jax.device_put(mask, place) if place else jnp.asarray(mask))
   return _replaced(opt_state, state._replace(masks=structure.unflatten(new)))

@@ -1,239 +1,276 @@
-"""A training step of a pure `apply`: a warm-up, then a decay.
+"""One step of a run as a pure function of its state and a batch.
 
-Weights may be pruned on the way, by a schedule inside the step or by column combining
-between two steps, and a teacher may speak beside the labels.
+Accumulation, rematerialization, mixed precision and what methods do are all done to the
+task's loss here; how the arrays lie on devices is the caller's. A step whose loss or
+gradient is not finite leaves the state as it was and says so: what is saved afterwards
+is good. It stays so in the steps after it, which have begun already when the host hears
+of it.
 """
 
 from collections.abc import Callable
 import dataclasses
 import functools
-import math
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcodesign import tree
-from jaxcodesign.models.classifier import Forward
-from jaxcodesign.training import losses, pruning
-from jaxcodesign.training.combining import Combine
-from jaxcodesign.training.distillation import Distill, Teacher
-from jaxcodesign.training.masked import Prune
-
-Apply = Callable[[Any, jax.Array], jax.Array]
-Optimizer = Literal["adamw", "sgd"]
-Decay = Literal["cosine", "linear", "rsqrt", "constant"]
+from jaxcodesign.training import optimizer
+from jaxcodesign.training.config import Remat, TrainConfig
+from jaxcodesign.training.method import At, Method, Setting
+from jaxcodesign.training.rounded import Dtype
+from jaxcodesign.training.statistics import with_statistics
+from jaxcodesign.training.task import Batch, Outcome
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """How a model is trained.
+class TrainState(NamedTuple):
+  """All that a step changes, and nothing else decides the next one but the batch.
 
   Attributes:
-    epochs: Passes over the training images.
-    batch_size: Images in a step.
-    learning_rate: Peak, reached at the end of the warm-up.
-    weight_decay: On every parameter: AdamW's, or sgd's, which its momentum sees.
-    warmup: Share of all steps, in [0, 1), over which the learning rate rises from 0.
-    label_smoothing: Mass of the target spread evenly over the classes, in [0, 1].
-    seed: Of the order of the images and, by convention, of the weights.
-    optimizer: "adamw", or "sgd" with a momentum of 0.9.
-    decay: Of the learning rate after the warm-up: "cosine" or "linear" to zero at the
-      end, "rsqrt" as 1 / sqrt(step), or "constant".
-    b2: Decay of AdamW's second moment, in [0, 1).
-    clip: Largest norm of all gradients together; 0 for any.
-    augment: Whether images are moved by up to 4 pixels and mirrored at random; those of
-      folders are cropped at random.
-    sparsity: What is pruned while training runs: `Prune`, `Combine` or nothing.
-    distill: Who teaches beside the labels, if anyone.
-  """
-
-  epochs: int = 10
-  batch_size: int = 128
-  learning_rate: float = 3e-3
-  weight_decay: float = 1e-2
-  warmup: float = 0.1
-  label_smoothing: float = 0.1
-  seed: int = 0
-  optimizer: Optimizer = "adamw"
-  decay: Decay = "cosine"
-  b2: float = 0.999
-  clip: float = 0.0
-  augment: bool = False
-  sparsity: Prune | Combine | None = None
-  distill: Distill | None = None
-
-  def __post_init__(self):
-    if self.optimizer not in get_args(Optimizer):
-      raise ValueError(f"optimizer={self.optimizer!r} is none of {get_args(Optimizer)}")
-    if self.decay not in get_args(Decay):
-      raise ValueError(f"decay={self.decay!r} is none of {get_args(Decay)}")
-    if not 0 <= self.b2 < 1 or not 0 <= self.clip < math.inf:
-      raise ValueError(f"b2 must be in [0, 1) and clip >= 0 in {self}")
-    if self.epochs < 1 or self.batch_size < 1 or self.seed < 0:
-      raise ValueError(f"epochs and batch_size must be >= 1 and seed >= 0 in {self}")
-    if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
-      raise ValueError(f"learning_rate must be > 0 and weight_decay >= 0 in {self}")
-    if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing <= 1:
-      raise ValueError(
-        f"warmup must be in [0, 1) and label_smoothing in [0, 1] in {self}"
-      )
-
-
-class State(NamedTuple):
-  """What a step changes.
-
-  Attributes:
-    params: Latent parameters, where masked weights may live on; `sparse` gives those
-      that the network has.
+    step: int32, steps made.
+    params: Latent parameters in float32; `Step.network` has those of the network.
     optimizer: With masks inside, if there are any.
+    key: Of the run; a step folds its number in.
+    kept: What each method keeps.
+    good: bool, False from the first step on that was not finite: nothing moves then.
   """
 
+  step: jax.Array
   params: Any
-  optimizer: optax.OptState
+  optimizer: Any
+  key: jax.Array
+  kept: tuple[Any, ...]
+  good: jax.Array
 
 
-def schedule(config: TrainConfig, steps: int) -> optax.Schedule:
-  """Returns the learning rate as a function of the step, `steps` long."""
-  peak, warmup = config.learning_rate, math.floor(config.warmup * steps)
-  if config.decay == "cosine":
-    return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if config.warmup else peak,
-      peak_value=peak,
-      warmup_steps=warmup,
-      decay_steps=steps,
-    )
-  after: optax.Schedule = optax.constant_schedule(peak)
-  if config.decay == "linear":
-    after = optax.linear_schedule(peak, 0.0, max(1, steps - warmup))
-  elif config.decay == "rsqrt":
-    start = float(max(1, warmup))
-    after = lambda step: peak * jnp.sqrt(start / (start + step))
-  if not warmup:
-    return after
-  rise = optax.linear_schedule(0.0, peak, warmup)
-  return optax.join_schedules([rise, after], [warmup])
+class Told(NamedTuple):
+  """What a step says, float32 scalars.
 
-
-def make_update(
-  apply: Apply,
-  config: TrainConfig,
-  steps: int,
-  *,
-  forward: Callable[..., Forward] | None = None,
-  teacher: Teacher | None = None,
-) -> tuple[Callable[[Any], State], jax.stages.Wrapped]:
-  """Returns the two functions that training is made of.
-
-  Args:
-    apply: (params, [B, ...] images) -> [B, classes] logits.
-    config: Of the optimizer, the loss and what is pruned.
-    steps: In the whole run: where the learning rate ends.
-    forward: Of a model with running statistics or features, `models.Cnn.forward`:
-      (params, images, train=True) -> `Forward`. Takes the place of `apply`.
-    teacher: Who teaches; `config.distill` says how.
-
-  Returns:
-    `init(params) -> State`, and the jitted `update(state, images, labels,
-    teacher.params) -> (State, loss, accuracy)`, the last argument () without a teacher.
-    It consumes (donates) the state it is given. `update.lower` takes
-    ShapeDtypeStructs, for its cost and memory without a step.
-
-  Raises:
-    ValueError: If there is a teacher and no `config.distill`, or the reverse.
+  Attributes:
+    loss: Mean over the batch.
+    accuracy: In [0, 1], over the batch.
+    gradient: Norm of all gradients together.
+    learning_rate: Of the step.
+    finite: Whether loss and gradient are; if not, the state has not changed.
   """
-  if (teacher is None) != (config.distill is None):
-    raise ValueError(f"teacher={teacher} but distill={config.distill}: give both")
-  optimizer = optimizer_of(config, steps)
 
-  def init(params):
-    return State(params, optimizer.init(params))
+  loss: jax.Array
+  accuracy: jax.Array
+  gradient: jax.Array
+  learning_rate: jax.Array
+  finite: jax.Array
 
-  def loss_of(params, images, labels, told):
-    result = _run(apply, forward, params, images)
-    loss = losses.cross_entropy(result.logits, labels, config.label_smoothing)
-    if config.distill is not None:
-      loss = config.distill.loss(loss, result, told)
-    return loss, (result.stats, losses.accuracy(result.logits, labels))
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def update(state, images, labels, taught=()):
-    told = teacher.forward(taught, images) if teacher else None
-    value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-    (loss, (stats, accuracy)), grads = value_and_grad(
-      sparse(config, state), images, labels, told
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+  """The functions of a run, to be jitted by the caller.
+
+  Attributes:
+    loss: (params, batch, train=) -> `Outcome`.
+    config: What is done to it.
+    steps: In the whole run.
+    methods: Those of the config, prepared by `prepare`.
+    teach: See `task.Loaded`.
+    gather: What makes parameters whole that are spread over devices, see
+      `mesh.gathered`.
+  """
+
+  loss: Callable[..., Outcome]
+  config: TrainConfig
+  steps: int
+  methods: tuple[Method, ...] = ()
+  teach: Callable[[Any, Batch], Batch] = lambda frozen, batch: batch
+  gather: Callable[[Any], Any] = lambda params: params
+
+  @functools.cached_property
+  def _optimizer(self) -> optax.GradientTransformation:
+    return optimizer.optimizer_of(self.config, self.steps)
+
+  def plain(self, params: Any, batch: Batch) -> Outcome:
+    """The loss in training, in its dtype and without methods: what is traced."""
+    return _in_dtype(self.loss, self.config.dtype, params, batch)
+
+  def init(self, params: Any, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    kept = tuple(method.init() for method in self.methods)
+    zero, good = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+    return TrainState(zero, params, self._optimizer.init(params), key, kept, good)
+
+  def network(self, state: TrainState) -> Any:
+    """The parameters that the network has: those of a state, under its masks."""
+    params = state.params
+    for method in self.methods:
+      params = method.network(params, state.optimizer)
+    return params
+
+  def step(self, state: TrainState, batch: Batch, frozen: Any) -> Any:
+    """One step: (`TrainState`, `Told`)."""
+    grads, told, outcome, stats = _accumulated(
+      functools.partial(self._gradients, state),
+      self.network(state),
+      self.teach(frozen, batch),
+      self.config.accumulate,
     )
-    refuse_statistics(config, state, stats)
     # optax raises floats to integer powers, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
-      changes, moved = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, changes)
-    return State(with_statistics(params, stats), moved), loss, accuracy
-
-  return init, update
-
-
-def optimizer_of(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-  """The optimizer of a run of so many steps, masks included."""
-  rate = schedule(config, steps)
-  if config.optimizer == "adamw":
-    plain = optax.adamw(rate, b2=config.b2, weight_decay=config.weight_decay)
-  else:
-    plain = optax.chain(
-      optax.add_decayed_weights(config.weight_decay), optax.sgd(rate, momentum=0.9)
+      norm = optax.tree.norm(grads)
+      changes, moved = self._optimizer.update(grads, state.optimizer, state.params)
+      rate = optimizer.schedule(self.config, self.steps)(state.step)
+    after = with_statistics(optax.apply_updates(state.params, changes), stats)
+    finite = jnp.isfinite(outcome.loss) & jnp.isfinite(norm) & state.good
+    at = self._at(state, state.key, train=True)
+    kept = tuple(
+      method.keep(old, new, at)
+      for method, old, new in zip(self.methods, state.kept, told)
     )
-  if config.clip:
-    plain = optax.chain(optax.clip_by_global_norm(config.clip), plain)
-  if config.sparsity is None:
-    return plain
-  return config.sparsity.wrap(plain, steps)
+    choose = lambda new, old: jnp.where(finite, new, old)
+    moved = TrainState(
+      state.step + finite.astype(jnp.int32),
+      jax.tree.map(choose, after, state.params),
+      jax.tree.map(choose, moved, state.optimizer),
+      state.key,
+      jax.tree.map(choose, kept, state.kept),
+      finite,
+    )
+    accuracy = outcome.correct / outcome.counted
+    rate = jnp.asarray(rate, jnp.float32)
+    return moved, Told(outcome.loss, accuracy, norm, rate, finite)
+
+  def evaluate(self, state: TrainState, batch: Batch, frozen: Any) -> Outcome:
+    """The outcome of a batch with "weight", as methods change it after this step."""
+    del frozen
+    at = self._at(state, state.key, train=False)
+    loss = functools.partial(_in_dtype, self.loss, self.config.dtype, train=False)
+    for method in self.methods:
+      loss = method.change(loss, at, None)
+    return loss(self.gather(self.network(state)), batch)._replace(stats=None)
+
+  def _at(self, state: TrainState, key: jax.Array, *, train: bool) -> At:
+    progress = state.step.astype(jnp.float32) / self.steps
+    return At(state.step, progress, key, train)
+
+  def _gradients(self, state: TrainState, params: Any, batch: Batch, part: Any) -> Any:
+    """Gradients, what methods are told, and outcome of a part of a batch."""
+    # A key for each step and part: microbatches must not share their noise.
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
+    at = self._at(state, key, train=True)
+
+    def objective(params: Any, probes: Any) -> tuple[jax.Array, Outcome]:
+      loss = self.plain
+      for method, probe in zip(self.methods, probes):
+        loss = method.change(loss, at, probe)
+      outcome = _rematerialized(loss, self.config.remat)(self.gather(params), batch)
+      return outcome.loss, outcome
+
+    probes = tuple(method.probe() for method in self.methods)
+    (_, outcome), (grads, told) = jax.value_and_grad(
+      objective, argnums=(0, 1), has_aux=True
+    )(params, probes)
+    return grads, told, outcome
 
 
-def sparse(config: TrainConfig, state: Any) -> Any:
-  """The parameters that the network has: those of a state, under its masks."""
-  if config.sparsity is None:
-    return state.params
-  return pruning.sparse(state.params, state.optimizer)
-
-
-def _run(apply, forward, params, images) -> Forward:
-  if forward is None:
-    return Forward(apply(params, images), (), None)
-  return forward(params, images, train=True)
-
-
-def refuse_statistics(config: TrainConfig, state: Any, stats: Any) -> None:
-  """Raises a ValueError if a running statistic is under a mask.
+def prepare(
+  loss: Callable[..., Outcome],
+  config: TrainConfig,
+  steps: int,
+  params: Any,
+  batch: Batch,
+  *,
+  teach: Callable[[Any, Batch], Batch] = lambda frozen, batch: batch,
+  frozen: Any = (),
+  gather: Callable[[Any], Any] = lambda params: params,
+) -> Step:
+  """A step whose methods are prepared; traces shapes, allocates nothing.
 
   Args:
-    config: Of the training.
-    state: Anything with `params` and `optimizer`.
-    stats: `Forward.stats`.
+    loss: See `Step`.
+    config: See `Step`.
+    steps: See `Step`.
+    params: Tree of arrays or ShapeDtypeStructs.
+    batch: The same of a part of a batch, of batch_size / accumulate examples.
+    teach: See `Step`.
+    frozen: First argument of `teach`, likewise.
+    gather: See `Step`.
+
+  Raises:
+    ValueError: As methods do.
   """
-  if config.sparsity is None or stats is None:
-    return
-  masks = pruning.masks_of(state.optimizer)
-  structure = jax.tree.structure(state.params)
-  for name, mask, moved in zip(
-    tree.names(state.params),
-    structure.flatten_up_to(masks),
-    structure.flatten_up_to(stats),
-  ):
-    if mask is not None and moved is not None:
-      raise ValueError(
-        f"{name} is a running statistic and may not be pruned; name the kernels, as "
-        "'*/kernel' does"
-      )
+  plain = Step(loss, config, steps, (), teach, gather)
+  told = jax.eval_shape(teach, frozen, batch)
+  setting = Setting(plain.plain, params, told, steps, config.accumulate)
+  methods = tuple(method.prepared(setting) for method in config.every_method())
+  return dataclasses.replace(plain, methods=methods)
 
 
-def with_statistics(params: Any, stats: Any) -> Any:
-  """`params` with the running statistics of `stats`, None for other leaves."""
-  if stats is None:
-    return params
-  return jax.tree.map(
-    lambda new, old: old if new is None else new,
-    stats,
-    params,
-    is_leaf=lambda x: x is None,
+def _rematerialized(run: Callable[..., Any], how: Remat) -> Callable[..., Any]:
+  policies = jax.checkpoint_policies
+  if how == "none":
+    return run
+  policy = policies.dots_saveable if how == "dots" else policies.nothing_saveable
+  return jax.checkpoint(run, policy=policy)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _in_dtype(
+  loss: Callable[..., Outcome], dtype: Dtype, params: Any, batch: Batch, train=True
+) -> Outcome:
+  """The loss with parameters and inputs in `dtype`, its outcome in float32."""
+  if dtype == "float32":
+    return loss(params, batch, train=train)
+  narrow = lambda x: (
+    x.astype(jnp.bfloat16) if jnp.issubdtype(x.dtype, jnp.floating) else x
   )
+  stats = jax.eval_shape(lambda p, b: loss(p, b, train=True), params, batch).stats
+  cast = jax.tree.map(narrow, params)
+  if stats is not None:
+    # Running statistics move by less than bfloat16 can tell apart.
+    moving = jax.tree.map(
+      lambda new, old: None if new is None else old,
+      stats,
+      params,
+      is_leaf=lambda x: x is None,
+    )
+    cast = with_statistics(cast, moving)
+  exact = {"weight", "label", "tokens"}
+  inputs = {k: v if k in exact else jax.tree.map(narrow, v) for k, v in batch.items()}
+  # Statistics in float32 meet bfloat16, which strict promotion refuses.
+  with jax.numpy_dtype_promotion("standard"):
+    found = loss(cast, inputs, train=train)
+  return jax.tree.map(
+    lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+    found,
+  )
+
+
+def _accumulated(
+  gradients: Callable[..., Any], params: Any, batch: Batch, parts: int
+) -> tuple[Any, Any, Outcome, Any]:
+  """Mean gradients, the sum of what is told, outcome and statistics of all parts."""
+  if parts == 1:
+    grads, told, outcome = gradients(params, batch, 0)
+    return grads, told, outcome, outcome.stats
+
+  def split(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+  def body(carry: Any, part: Any) -> Any:
+    params, total = carry
+    number, piece = part
+    grads, told, outcome = gradients(params, piece, number)
+    stats, outcome = outcome.stats, outcome._replace(stats=None)
+    # Statistics move from part to part, as they would from step to step.
+    params = with_statistics(params, stats)
+    return (params, jax.tree.map(jnp.add, total, (grads, told, outcome))), stats
+
+  pieces = jax.tree.map(split, batch)
+  first = jax.tree.map(lambda x: x[0], pieces)
+  shapes = jax.eval_shape(gradients, params, first, jnp.int32(0))
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  zeros = (zeros[0], zeros[1], zeros[2]._replace(stats=None))
+  numbers = jnp.arange(parts, dtype=jnp.int32)
+  (_, total), every = jax.lax.scan(body, (params, zeros), (numbers, pieces))
+  grads, told, outcome = total
+  grads = jax.tree.map(lambda g: g / parts, grads)
+  outcome = outcome._replace(loss=outcome.loss / parts)
+  stats = jax.tree.map(lambda x: x[-1], every)
+  return grads, told, outcome, stats

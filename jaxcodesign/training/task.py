@@ -23,10 +23,10 @@ from jaxcodesign.data.sources import ImageSource, Source, TokenSource
 from jaxcodesign.models.classifier import Classifier, Forward
 from jaxcodesign.models.transformer import Transformer
 from jaxcodesign.training import losses
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Teacher
-from jaxcodesign.training.step import TrainConfig
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
 
 
 class Outcome(NamedTuple):
@@ -131,41 +131,94 @@ class Classification(Task):
   model: Classifier
 
   def load(self, config: TrainConfig) -> Loaded:
-    if isinstance(self.data, ImageNet):
-      train, test = self.data.sources(augment=config.augment)
-      classes, images = self.data.classes, None
-    else:
+    if not isinstance(self.data, ImageNet):
       images = image_sets.check(self.data.load())
-      classes = images.classes
-      train, test = (
-        ImageSource(x, y, augment=config.augment, classes=classes, name=images.name)
-        for x, y in (
-          (images.train_images, images.train_labels),
-          (images.test_images, images.test_labels),
-        )
-      )
-    shape = train.shapes(1)["image"].shape[1:]
-    teacher = None
+      return classify(self.model, images, config)
+    train, test = self.data.sources(augment=config.augment)
     if config.distill is not None:
-      if images is None:
-        raise ValueError("distill needs images in memory: ImageNet is read from disk")
-      teacher = config.distill.resolve(images)
-    return Loaded(
-      train,
-      test,
-      functools.partial(self.model.init, image_shape=shape, classes=classes),
-      functools.partial(_classify, self.model, config),
-      functools.partial(_taught, teacher),
-      teacher.params if teacher else (),
+      raise ValueError("distill needs images in memory: ImageNet is read from disk")
+    return _loaded(self.model, train, test, self.data.classes, config)
+
+
+def classify(
+  model: Classifier | Callable[[Any, jax.Array], jax.Array],
+  images: image_sets.Images,
+  config: TrainConfig,
+  teacher: Teacher | None = None,
+) -> Loaded:
+  """The task of telling the classes of images in memory.
+
+  Args:
+    model: A `Classifier`, or a pure function (params, [B, H, W, C] images) -> [B,
+      classes] logits, whose task draws no parameters: give them.
+    images: Those of `train_images` are learned, all of `test_images` are scored.
+    config: Its augmentation, label smoothing and distillation count.
+    teacher: What `config.distill.teacher=None` means: the network that training starts
+      from. Other teachers are found by `config.distill`.
+
+  Raises:
+    ValueError: If a teacher is missing or knows other classes.
+    FileNotFoundError: If the checkpoint of one is missing.
+  """
+  train, test = (
+    ImageSource(x, y, augment=config.augment, classes=images.classes, name=images.name)
+    for x, y in (
+      (images.train_images, images.train_labels),
+      (images.test_images, images.test_labels),
     )
+  )
+  if config.distill is not None:
+    teacher = config.distill.resolve(images, teacher)
+  return _loaded(
+    model, train, test, images.classes, config, teacher if config.distill else None
+  )
+
+
+def _loaded(
+  model: Any,
+  train: Source,
+  test: Source,
+  classes: int,
+  config: TrainConfig,
+  teacher: Teacher | None = None,
+) -> Loaded:
+  shape = train.shapes(1)["image"].shape[1:]
+  known = isinstance(model, Classifier)
+  forward = model.forward if known else functools.partial(_plain, model)
+  init = _refuse_to_draw
+  if known:
+    init = functools.partial(model.init, image_shape=shape, classes=classes)
+  return Loaded(
+    train,
+    test,
+    init,
+    functools.partial(_classify, forward, config),
+    functools.partial(_taught, teacher),
+    teacher.params if teacher else (),
+  )
+
+
+def _plain(apply: Callable[..., jax.Array], params: Any, images: jax.Array, *, train):
+  del train
+  return Forward(apply(params, images), (), None)
+
+
+def _refuse_to_draw(key: jax.Array) -> Any:
+  del key
+  raise ValueError("a function draws no parameters: give those to start from")
 
 
 def _classify(
-  model: Classifier, config: TrainConfig, params: Any, batch: Batch, *, train: bool
+  forward: Callable[..., Forward],
+  config: TrainConfig,
+  params: Any,
+  batch: Batch,
+  *,
+  train: bool,
 ) -> Outcome:
   images = _floats(batch["image"], params)
   labels = batch["label"]
-  result = model.forward(params, images, train=train)
+  result = forward(params, images, train=train)
   smoothing = config.label_smoothing if train else 0.0
   right = (result.logits.argmax(-1).astype(labels.dtype) == labels).astype(jnp.float32)
   if "weight" in batch:

@@ -12,8 +12,9 @@ from jaxcodesign import models
 from jaxcodesign.data import image_folder, pipeline
 from jaxcodesign.data.image_folder import ImageFolder
 from jaxcodesign.programs import fast
-from jaxcodesign.training import diagnosis, update
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training import diagnosis
+from jaxcodesign.training.config import TrainConfig
+from jaxcodesign.training.step import prepare
 from jaxcodesign.training.task import Classification, ImageNet
 
 
@@ -146,13 +147,14 @@ def test_without_augmentation_training_sees_what_testing_does(folder):
 )
 def test_bytes_train_as_the_floats_that_they_stand_for(folder, model, dtype, how):
   found = ImageNet(folder.parent, 8, 2, train_images=4)
-  train = TrainConfig(batch_size=4)
+  train = TrainConfig(batch_size=4, precision=how, dtype=dtype, accumulate=2)
   task = Classification(found, model).load(train)
   batch = jax.tree.map(jnp.asarray, task.train.batch(np.arange(4), None))
   floats = batch | {"image": batch["image"].astype(jnp.float32) / 255}
-  recipe = update.Recipe(train, 10, how, dtype=dtype, accumulate=2)
-  made = update.Update(task.loss, recipe)
-  state = made.init(task.init(jax.random.key(0)), jax.random.key(1))
+  params = task.init(jax.random.key(0))
+  half = jax.tree.map(lambda x: x[:2], batch)
+  made = prepare(task.loss, train, 10, params, half)
+  state = made.init(params, jax.random.key(1))
   step = jax.jit(made.step)
   (moved, told), (other, wanted) = step(state, batch, ()), step(state, floats, ())
   assert told.finite and float(told.loss) == pytest.approx(float(wanted.loss), rel=1e-6)

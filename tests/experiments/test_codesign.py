@@ -16,7 +16,8 @@ from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.runs import command_line, fit, origin
+from jaxcodesign.runs import command_line, origin
+from jaxcodesign.training import scores
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"
 
@@ -88,7 +89,7 @@ def test_float_policies_leave_the_accuracy(config, images):
   fine = Variant("int16", (Rule("*", Fixed(16, "channel"), Fixed(16)),))
   config = dataclasses.replace(config, variants=(fine,))
   ((_, accuracy),) = codesign.measure(config, as_trained(params), images)
-  exact = fit.evaluate_accuracy(
+  exact = scores.evaluate_accuracy(
     config.model.apply, params, images.test_images, images.test_labels
   )
   assert accuracy == pytest.approx(exact, abs=0.002)

@@ -14,11 +14,12 @@ from jaxcodesign.models import Cnn, ResNet
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
-from jaxcodesign.runs import checkpoint, command_line
+from jaxcodesign.runs import command_line, saved
+from jaxcodesign.runs.saved import Checkpoint
 from jaxcodesign.training.combining import Combine, Layer
-from jaxcodesign.training.distillation import Checkpoint, Distill
+from jaxcodesign.training.config import TrainConfig
+from jaxcodesign.training.distillation import Distill
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.step import TrainConfig
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "fashion_codesign.py"
 PROGRAM = command_line.load(PATH)
@@ -117,11 +118,11 @@ def test_a_teacher_that_was_trained_again_makes_its_students_train_again(tmp_pat
   images = image_sets.check(SMOKE.data.load())
   folder = tmp_path / "teacher"
   first = codesign.initial(SMOKE, images)
-  checkpoint.save(folder, first, {})
+  saved.save(folder, first, {})
   how = TrainConfig(distill=Distill(Checkpoint(folder, SMOKE.model)))
   mark = codesign.mark_of(SMOKE, how)
   assert codesign.mark_of(SMOKE, how) == mark
-  checkpoint.save(folder, jax.tree.map(lambda x: 2 * x, first), {})
+  saved.save(folder, jax.tree.map(lambda x: 2 * x, first), {})
   assert codesign.mark_of(SMOKE, how) != mark
   base = dataclasses.replace(SMOKE, train=how)
   assert codesign.mark_of(base) != codesign.mark_of(SMOKE)

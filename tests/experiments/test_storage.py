@@ -16,8 +16,9 @@ from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
-from jaxcodesign.training import combining, step
+from jaxcodesign.training import combining
 from jaxcodesign.training.combining import Combine, Layer
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.masked import Prune
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)
@@ -49,7 +50,7 @@ def work(params):
 
 def made(params, sparsity):
   """The network that one round without training leaves."""
-  return networks.expected(params, step.TrainConfig(sparsity=sparsity))
+  return networks.expected(params, TrainConfig(sparsity=sparsity))
 
 
 def run(policy, params, x):
@@ -89,7 +90,7 @@ def test_a_budget_of_terms_is_of_packed_neighbours(params, work):
 
 
 def test_what_is_stored_is_what_is_executed(params, work):
-  dense = storage.stored(INT8, networks.expected(params, step.TrainConfig()), work)
+  dense = storage.stored(INT8, networks.expected(params, TrainConfig()), work)
   assert dense == {}
   combined = made(params, COMBINE)
   for policy, whole in ((INT8, 1), (TERMS, 8)):
@@ -116,7 +117,7 @@ def test_groups_of_a_format_across_n_of_m_are_refused(params, work):
 
 
 def test_payoff_tells_what_pruning_gains_on_one_array(params, work):
-  tune = lambda sparsity: step.TrainConfig(sparsity=sparsity)
+  tune = lambda sparsity: TrainConfig(sparsity=sparsity)
   variants = (
     Variant("int8", INT8),
     Variant("pruned", INT8, tune(FEW)),
@@ -125,9 +126,7 @@ def test_payoff_tells_what_pruning_gains_on_one_array(params, work):
     Variant("other formats", TERMS, tune(COMBINE)),
   )
   machine = presets.int8_45nm(8, 8)
-  config = CodesignConfig(
-    FashionMnistMini(), CNN, step.TrainConfig(), variants, (machine,)
-  )
+  config = CodesignConfig(FashionMnistMini(), CNN, TrainConfig(), variants, (machine,))
   found = {v.tune: networks.expected(params, v.tune or config.train) for v in variants}
   accuracies = {v.name: 0.5 for v in variants}
   result = payoff.payoff(config, work, found, accuracies)
@@ -155,7 +154,7 @@ def test_payoff_tells_what_pruning_gains_on_one_array(params, work):
 def test_nothing_sparse_has_no_rows(params, work):
   machine = presets.int8_45nm(8, 8)
   config = CodesignConfig(
-    FashionMnistMini(), CNN, step.TrainConfig(), (Variant("int8", INT8),), (machine,)
+    FashionMnistMini(), CNN, TrainConfig(), (Variant("int8", INT8),), (machine,)
   )
   found = {None: networks.expected(params, config.train)}
   result = payoff.payoff(config, work, found, {"int8": 0.5})

@@ -11,7 +11,7 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.runs import command_line, files, overrides
-from jaxcodesign.training import step
+from jaxcodesign.training.config import TrainConfig
 
 PROG = "python -m launch.codesign"
 
@@ -30,7 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.training import models, step
+from jaxcodesign import models
+from jaxcodesign.training.config import TrainConfig
 
 
 class Mode(enum.Enum):
@@ -95,7 +96,7 @@ class Config:
   formats: tuple[Format, ...] = (Fixed(), Terms(3))
   accelerator: Accelerator = dataclasses.field(default_factory=Accelerator)
   model: models.Cnn = models.Cnn()
-  train: step.TrainConfig = step.TrainConfig()
+  train: TrainConfig = TrainConfig()
   activation: Callable = jax.nn.relu
   table: Any = dataclasses.field(default_factory=lambda: np.ones(3))
   limit: int | None = None
@@ -110,7 +111,7 @@ def config():
 
 
 def smoke():
-  return Config(train=step.TrainConfig(epochs=1))
+  return Config(train=TrainConfig(epochs=1))
 '''
 
 
@@ -138,7 +139,7 @@ def refused(capsys, *argv):
 
 def test_without_overrides_the_config_is_the_files_own(demo):
   launch = parse(demo)
-  assert launch.config.train == step.TrainConfig()
+  assert launch.config.train == TrainConfig()
   assert (launch.name, launch.path) == ("demo", demo)
   assert (launch.out, launch.dry_run, launch.smoke) == (pathlib.Path("runs"), 0, 0)
 
@@ -313,9 +314,7 @@ def test_a_field_named_as_an_option_of_the_program_is_refused():
   with pytest.raises(
     overrides.ConfigError, match=r"may not have the fields .*'epochs'"
   ):
-    overrides.override(
-      step.TrainConfig(), step.TrainConfig(), [], prog="p", description=""
-    )
+    overrides.override(TrainConfig(), TrainConfig(), [], prog="p", description="")
 
 
 def test_field_docs_come_from_the_attributes_section():

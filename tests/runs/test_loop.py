@@ -16,11 +16,11 @@ from jaxcodesign.data.sources import ImageSource
 from jaxcodesign.numerics.schedules import Cubic
 from jaxcodesign.numerics.sparsity.masks import Rule as Sparse
 from jaxcodesign.numerics.sparsity.patterns import Unstructured
-from jaxcodesign.runs import loop, metrics, session
+from jaxcodesign.runs import loop, metrics, origin, session
 from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.processes import Processes
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.masked import Prune
-from jaxcodesign.training.step import TrainConfig
 from jaxcodesign.training.task import Classification
 
 PRUNE = Prune((Sparse("dense1/kernel", Unstructured(0.5)),), Cubic(0.1, 0.9, 5))
@@ -56,7 +56,7 @@ def run(folder, job=JOB, wrap=lambda source: source, devices=None):
   ready = session.prepare(job, Processes(0, 1), devices, loaded=loaded)
   said = io.StringIO()
   console = Console(file=said, width=200)
-  found = loop.run(ready, folder, command="command", console=console)
+  found = loop.run(ready, folder, console=console)
   return found, said.getvalue()
 
 
@@ -66,7 +66,7 @@ def whole(tmp_path_factory):
   folder = tmp_path_factory.mktemp("whole")
   found, said = run(folder)
   assert found.status == "finished" and found.step == found.steps == STEPS
-  assert "step 16 of 20: test loss" in said
+  assert "epoch 1.6, step 16 of 20: loss" in said
   return found, numbers(folder), folder
 
 
@@ -144,11 +144,24 @@ def test_training_stops_at_its_target(tmp_path):
   assert (again.status, again.digest) == ("target", found.digest)
 
 
-def test_another_config_is_refused(whole):
+def test_another_config_is_refused(whole, tmp_path):
   _, _, folder = whole
   other = dataclasses.replace(JOB, train=dataclasses.replace(TRAIN, seed=3))
-  with pytest.raises(ValueError, match=r"train\.seed: 0 -> 3"):
+  with pytest.raises(ValueError, match="its config was another"):
     run(folder, other)
+  origin.write(JOB, tmp_path, "command")
+  with pytest.raises(ValueError, match=r"train\.seed: 0 -> 3"):
+    origin.check(other, tmp_path)
+
+
+def test_in_memory_the_run_is_the_same_and_writes_nothing(whole, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  found, _ = run(None)
+  assert found.digest == whole[0].digest
+  assert [e.test_accuracy for e in found.history] == [
+    e.test_accuracy for e in whole[0].history
+  ]
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_batch_that_does_not_fit_is_refused(tmp_path):

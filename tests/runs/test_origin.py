@@ -9,7 +9,7 @@ from jaxcodesign import models
 from jaxcodesign.data import image_sets
 from jaxcodesign.runs import origin
 from jaxcodesign.runs.job import RunConfig, TrainJob
-from jaxcodesign.training.step import TrainConfig
+from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.task import Classification
 
 JOB = TrainJob(
@@ -34,7 +34,7 @@ def test_another_config_is_refused_with_the_difference(tmp_path):
   origin.write(JOB, tmp_path, "command")
   other = dataclasses.replace(
     JOB,
-    accumulate=2,
+    train=dataclasses.replace(JOB.train, accumulate=2),
     task=dataclasses.replace(JOB.task, model=models.Cnn((4, 12), 16)),
   )
   with pytest.raises(ValueError, match="holds a run of another config") as error:

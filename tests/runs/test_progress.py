@@ -5,13 +5,15 @@ import io
 import pytest
 import rich.console
 
-from jaxcodesign.runs import fit, progress
+from jaxcodesign.runs import progress
+from jaxcodesign.runs.position import Epoch, Position
+from jaxcodesign.runs.progress import StepTold
 
 
 def drive(shown):
   for i in range(1, 5):
-    shown.on_step(fit.Step(epoch=1, step=i, steps=8, images=16, loss=0.5))
-  shown.on_epoch(fit.Epoch(1, 0.51234, 0.875, 0.9, 1.25))
+    shown.on_step(StepTold(step=i, steps=8, examples=16, loss=0.5))
+  shown.on_epoch(Epoch(1, 0.51234, 0.875, 0.9, 1.25), Position(step=4), 8)
 
 
 def console(terminal):
@@ -24,7 +26,7 @@ def test_without_a_terminal_there_is_one_line_an_epoch():
   quiet = console(terminal=False)
   with progress.bar("training", quiet) as shown:
     drive(shown)
-  line = "epoch 1: loss 0.512, train 87.5%, test 90.0%, 1.2 s\n"
+  line = "epoch 1, step 4 of 8: loss 0.512, train 87.5%, test 90.0%, 1.2 s\n"
   assert quiet.file.getvalue() == line
 
 
@@ -33,7 +35,13 @@ def test_on_a_terminal_the_bar_shows_loss_and_speed():
   with progress.bar("training", loud) as shown:
     drive(shown)
   text = loud.file.getvalue()
-  for part in ("training", "50%", "loss 0.500", "images/s", "epoch 1: loss 0.512"):
+  for part in (
+    "training",
+    "50%",
+    "loss 0.500",
+    "examples/s",
+    "epoch 1, step 4 of 8: loss 0.512",
+  ):
     assert part in text, part
 
 
@@ -49,4 +57,4 @@ def test_an_exception_passes_and_the_cursor_comes_back():
 def test_standard_output_is_the_default(capsys):
   with progress.bar("training") as shown:
     drive(shown)
-  assert capsys.readouterr().out.startswith("epoch 1: loss")
+  assert capsys.readouterr().out.startswith("epoch 1, step 4 of 8: loss")

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 
+import chex
 import hypothesis
 from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from jaxcodesign import models, tree
 from jaxcodesign.data import image_sets
@@ -16,9 +18,11 @@ from jaxcodesign.hardware.simulators import systolic
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import gather, unpack
-from jaxcodesign.runs import fit
-from jaxcodesign.training import combining, pruning, step
+from jaxcodesign.runs import fitting, loop
+from jaxcodesign.runs.fitting import fit
+from jaxcodesign.training import combining, pruning, scores, step, task
 from jaxcodesign.training.combining import Combine, Combined, Layer
+from jaxcodesign.training.config import TrainConfig
 
 CNN = models.Cnn(channels=(8, 16), hidden=16)
 LAYERS = (
@@ -152,8 +156,8 @@ def test_iterative_rounds_take_a_share_of_what_survived_and_stop_when_it_is_enou
 def test_training_under_rounds_ends_combined_and_still_right(regrow):
   images, start = some_images(), params()
   how = Combine(LAYERS, Cubic(0, 0.25, events=2), regrow=regrow)
-  config = step.TrainConfig(epochs=16, batch_size=32, learning_rate=0.01, sparsity=how)
-  fitted = fit.train(CNN.apply, start, images, config, forward=CNN.forward)
+  config = TrainConfig(epochs=16, batch_size=32, learning_rate=0.01, sparsity=how)
+  fitted = fit(CNN, start, images, config)
   assert fitted.history[-1].test_accuracy > 0.9
   packed = combining.packed(fitted.params, fitted.groups)
   assert set(packed) == set(fitted.groups)
@@ -161,24 +165,35 @@ def test_training_under_rounds_ends_combined_and_still_right(regrow):
     leaf = tree.named_leaves(fitted.params)[name]
     np.testing.assert_array_equal(unpack(one), combining.as_matrix(leaf))
   assert packed["dense1/kernel"].groups.count < 64 / 2
-  again = fit.evaluate_accuracy(
+  again = scores.evaluate_accuracy(
     CNN.apply, fitted.params, images.test_images, images.test_labels
   )
   assert again == fitted.history[-1].test_accuracy
 
 
+def stepper(how, images, start, steps=8):
+  """The jitted step under `how`, its first state, and a batch."""
+  config = TrainConfig(epochs=1, batch_size=32, sparsity=how)
+  x, y = images.train_images[:32], images.train_labels[:32]
+  batch, loaded = {"image": x, "label": y}, task.classify(CNN, images, config)
+  functions = step.prepare(loaded.loss, config, steps, start, batch)
+  move = jax.jit(functions.step, donate_argnums=0)
+  copied = jax.tree.map(jnp.array, start)
+  return move, functions.init(copied, jax.random.key(0)), batch
+
+
 def test_a_round_changes_masks_alone_and_the_step_zeroes_what_they_leave():
-  images, start = some_images(), params()
   how = Combine(LAYERS, OneShot(0))
-  config = step.TrainConfig(epochs=1, batch_size=32, sparsity=how)
-  init, update = step.make_update(CNN.apply, config, 8, forward=CNN.forward)
-  state = init(jax.tree.map(jnp.array, start))
-  before = Combined(pruning.masks_of(state.optimizer), {})
-  found = how.combine(state.params, before, 0, 8)
+  move, state, batch = stepper(how, some_images(), params())
+  latent = jax.device_get(state.params)
+  moved, memory = how.between(jax.device_get(state._replace(key=None)), {}, 0, 8)
+  chex.assert_trees_all_equal(moved.params, latent)
+  found = tree.named_leaves(pruning.masks_of(moved.optimizer))
+  assert set(combining.groups_of(memory)) == set(found)
   # The step consumes what it is given, masks too.
-  masks = {n: np.array(m) for n, m in tree.named_leaves(found.masks).items()}
-  state = state._replace(optimizer=pruning.with_masks(state.optimizer, found.masks))
-  state, _, _ = update(state, images.train_images[:32], images.train_labels[:32])
+  masks = {n: np.array(m) for n, m in found.items()}
+  assert all(0 < m.mean() < 1 for m in masks.values())
+  state, _ = move(moved._replace(key=state.key), batch, ())
   for name, mask in masks.items():
     leaf = np.asarray(tree.named_leaves(state.params)[name])
     assert not leaf[~mask].any(), name
@@ -186,28 +201,22 @@ def test_a_round_changes_masks_alone_and_the_step_zeroes_what_they_leave():
 
 def test_a_schedule_that_outlasts_the_run_is_refused_before_any_step():
   how = Combine(LAYERS, OneShot(1.0))
-  config = step.TrainConfig(epochs=2, batch_size=32, sparsity=how)
+  config = TrainConfig(epochs=2, batch_size=32, sparsity=how)
   with pytest.raises(ValueError, match="lengthen the run"):
-    fit.train(CNN.apply, params(), some_images(), config)
+    fit(CNN, params(), some_images(), config)
   half = dataclasses.replace(config, sparsity=Combine(LAYERS, OneShot(0.5)))
-  assert fit.train(CNN.apply, params(), some_images(), half).groups
+  assert fit(CNN, params(), some_images(), half).groups
 
 
 def test_rounds_do_not_compile_the_step_anew():
-  images, start = some_images(), params()
   how = Combine(LAYERS, Cubic(0, 0.5, events=3))
-  config = step.TrainConfig(epochs=1, batch_size=32, sparsity=how)
-  init, update = step.make_update(CNN.apply, config, 8, forward=CNN.forward)
-  state, groups = init(jax.tree.map(jnp.array, start)), {}
-  x, y = images.train_images[:32], images.train_labels[:32]
-  for i in range(8):
-    if i in how.rounds(8):
-      before = Combined(pruning.masks_of(state.optimizer), groups)
-      masks, groups = how.combine(state.params, before, i, 8)
-      state = state._replace(optimizer=pruning.with_masks(state.optimizer, masks))
-    state, _, _ = update(state, x, y)
-  # An array bound to a device among those that are not makes another program.
-  assert not any(leaf.committed for leaf in jax.tree.leaves(state))
+  config = TrainConfig(epochs=1, batch_size=32, sparsity=how)
+  ready = fitting.prepare(CNN, params(), some_images(), config)
+  step = ready.step
+  found = loop.run(ready, console=Console(quiet=True))
+  assert found.step == ready.steps and combining.groups_of(found.memories[0])
+  # An array bound to another device, or to none, makes another program.
+  assert ready.step is step and step._cache_size() == 1
 
 
 @pytest.mark.parametrize(

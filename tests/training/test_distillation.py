@@ -1,7 +1,5 @@
 """A teacher's word counts as Hinton has it, and its network stays outside the step."""
 
-import dataclasses
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,9 +8,12 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.runs import checkpoint, fit
-from jaxcodesign.training import losses, step
-from jaxcodesign.training.distillation import Checkpoint, Distill, Teacher
+from jaxcodesign.runs import saved
+from jaxcodesign.runs.fitting import fit
+from jaxcodesign.runs.saved import Checkpoint
+from jaxcodesign.training import losses, scores, step, task
+from jaxcodesign.training.config import TrainConfig
+from jaxcodesign.training.distillation import Distill, Teacher
 
 CNN = models.Cnn(channels=(8,), hidden=8)
 SHAPE, CLASSES = (4, 4, 1), 3
@@ -138,7 +139,7 @@ def test_a_teacher_is_a_function_the_start_or_a_checkpoint(tmp_path):
   where = Checkpoint(tmp_path / "teacher", CNN)
   with pytest.raises(FileNotFoundError, match="no checkpoint of a teacher"):
     Distill(where).resolve(images)
-  checkpoint.save(tmp_path / "teacher", params, {})
+  saved.save(tmp_path / "teacher", params, {})
   loaded = Distill(where).resolve(images)
   np.testing.assert_array_equal(
     loaded.forward(loaded.params, x).logits, CNN.apply(params, x)
@@ -151,16 +152,15 @@ def test_the_step_is_that_of_the_mixed_loss_and_traces_the_teacher_once():
   images = some_images()
   start = CNN.init(jax.random.key(0), SHAPE, CLASSES)
   other = CNN.init(jax.random.key(1), SHAPE, CLASSES)
-  distill = Distill(alpha=0.7, temperature=3.0, features=0.5)
-  config = step.TrainConfig(
-    optimizer="sgd", weight_decay=0.0, warmup=0.0, distill=distill
-  )
-  once = chex.assert_max_traces(CNN.forward, n=1)
-  teacher = Teacher(once, other)
-  init, update = step.make_update(
-    CNN.apply, config, 10, forward=CNN.forward, teacher=teacher
-  )
+  distill = Distill(mean_teacher, alpha=0.7, temperature=3.0, features=0.5)
+  config = TrainConfig(optimizer="sgd", weight_decay=0.0, warmup=0.0, distill=distill)
   x, y = images.train_images[:16], images.train_labels[:16]
+  batch = {"image": x, "label": y}
+  loaded = task.classify(CNN, images, config, Teacher(CNN.forward, other))
+  functions = step.prepare(
+    loaded.loss, config, 10, start, batch, teach=loaded.teach, frozen=other
+  )
+  update = jax.jit(chex.assert_max_traces(functions.step, n=1))
 
   def loss(params):
     student, told = CNN.forward(params, x), CNN.forward(other, x)
@@ -170,37 +170,29 @@ def test_the_step_is_that_of_the_mixed_loss_and_traces_the_teacher_once():
     return 0.3 * hard + 0.7 * soft + 0.5 * near
 
   value, grads = jax.value_and_grad(loss)(start)
-  state = init(jax.tree.map(jnp.array, start))
-  state, found, _ = update(state, x, y, teacher.params)
-  assert found == pytest.approx(float(value), rel=1e-5)
+  state, told = update(functions.init(start, jax.random.key(0)), batch, other)
+  assert told.loss == pytest.approx(float(value), rel=1e-5)
   wanted = jax.tree.map(lambda p, g: p - config.learning_rate * g, start, grads)
   chex.assert_trees_all_close(state.params, wanted, rtol=1e-4, atol=1e-6)
-  update(state, x, y, teacher.params)  # no second trace
+  update(state, batch, other)  # no second trace
 
 
 def test_training_from_a_teacher_follows_it_rather_than_the_labels():
   images = some_images()
   start = CNN.init(jax.random.key(0), SHAPE, CLASSES)
-  config = step.TrainConfig(
+  config = TrainConfig(
     epochs=150, batch_size=16, learning_rate=0.02, distill=Distill(mean_teacher, 1.0)
   )
-  fitted = fit.train(CNN.apply, start, images, config, forward=CNN.forward)
+  fitted = fit(CNN, start, images, config)
   said = mean_teacher(jnp.asarray(images.train_images)).argmax(-1)
   agree = np.mean(CNN.apply(fitted.params, images.train_images).argmax(-1) == said)
-  right = fit.evaluate_accuracy(
+  right = scores.evaluate_accuracy(
     CNN.apply, fitted.params, images.train_images, images.train_labels
   )
   assert agree > 0.9 > right + 0.2
 
 
-def test_a_teacher_and_how_it_counts_go_together():
-  config = step.TrainConfig(distill=Distill(mean_teacher))
-  with pytest.raises(ValueError, match="give both"):
-    step.make_update(CNN.apply, config, 1)
-  with pytest.raises(ValueError, match="give both"):
-    step.make_update(
-      CNN.apply,
-      dataclasses.replace(config, distill=None),
-      1,
-      teacher=Teacher(CNN.forward),
-    )
+def test_a_teacher_is_asked_for_where_training_starts_from_noise():
+  config = TrainConfig(distill=Distill())
+  with pytest.raises(ValueError, match="name a Checkpoint or a function"):
+    task.classify(CNN, some_images(), config)

@@ -17,7 +17,7 @@ from jaxcodesign import models, tree
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.runs import checkpoint
+from jaxcodesign.runs import saved
 from jaxcodesign.training import pruning
 
 RULES = [Rule("w", patterns.Unstructured(0.25))]
@@ -213,9 +213,9 @@ def test_a_run_resumed_amid_the_schedule_is_the_same_to_the_bit(tmp_path, regrow
   data = batches(12)
   whole = run(optimizer, start(), data, step=step)
   first = run(optimizer, start(), [x[:6] for x in data], step=step)[-1]
-  checkpoint.save(tmp_path / "half", first, {})
+  saved.save(tmp_path / "half", first, {})
   like = jax.eval_shape(lambda p: (p, optimizer.init(p)), start())
-  loaded, _ = checkpoint.restore(tmp_path / "half", like)
+  loaded, _ = saved.restore(tmp_path / "half", like)
   rest = run(optimizer, loaded[0], [x[6:] for x in data], loaded[1], step)
   assert 0.25 < np.mean(loaded[1].masks["w"]) < 1  # an event behind, one ahead
   chex.assert_trees_all_equal(rest[-1], whole[-1])

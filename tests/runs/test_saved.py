@@ -1,13 +1,10 @@
 """A checkpoint is whole or absent, and only ever that of the config that asks."""
 
-import dataclasses
-import enum
 import json
 import os
 import pathlib
 import resource
 import subprocess
-import sys
 import threading
 
 import chex
@@ -16,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import models
 from jaxcodesign.numerics import formats
-from jaxcodesign.runs import checkpoint
-from jaxcodesign.training import step
+from jaxcodesign.runs import arrays, files, saved
 
 METADATA = {"fingerprint": "abc", "accuracy": 0.9, "history": [[1, 0.5], [2, 0.25]]}
 
@@ -35,14 +30,14 @@ def params(seed=0):
 
 @pytest.fixture
 def folder(tmp_path):
-  checkpoint.save(tmp_path / "checkpoint", params(), METADATA)
+  saved.save(tmp_path / "checkpoint", params(), METADATA)
   return tmp_path / "checkpoint"
 
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_what_was_saved_comes_back_bit_for_bit(folder, abstract):
   like = jax.eval_shape(params) if abstract else params(1)
-  restored, metadata = checkpoint.restore(folder, like)
+  restored, metadata = saved.restore(folder, like)
   chex.assert_trees_all_equal(restored, params())
   chex.assert_trees_all_equal_shapes_and_dtypes(restored, params())
   assert metadata == METADATA
@@ -51,8 +46,8 @@ def test_what_was_saved_comes_back_bit_for_bit(folder, abstract):
 
 def test_no_thread_outlives_a_checkpoint(tmp_path):
   before = set(threading.enumerate())
-  checkpoint.save(tmp_path / "checkpoint", params(), METADATA)
-  checkpoint.restore(tmp_path / "checkpoint", params())
+  saved.save(tmp_path / "checkpoint", params(), METADATA)
+  saved.restore(tmp_path / "checkpoint", params())
   started = set(threading.enumerate()) - before
   for thread in started:
     thread.join(timeout=10)
@@ -60,31 +55,31 @@ def test_no_thread_outlives_a_checkpoint(tmp_path):
 
 
 def test_no_checkpoint_is_none(tmp_path):
-  assert checkpoint.restore(tmp_path / "none", params()) is None
+  assert saved.restore(tmp_path / "none", params()) is None
 
 
 def test_only_the_config_that_saved_gets_it(folder):
-  assert checkpoint.restore(folder, params(), fingerprint="other") is None
-  assert checkpoint.restore(folder, params(), fingerprint="abc") is not None
+  assert saved.restore(folder, params(), fingerprint="other") is None
+  assert saved.restore(folder, params(), fingerprint="abc") is not None
   # Another config's model may have other shapes: that is no error either.
-  assert checkpoint.restore(folder, {}, fingerprint="other") is None
+  assert saved.restore(folder, {}, fingerprint="other") is None
 
 
 def test_saving_again_replaces(folder):
-  checkpoint.save(folder, params(1), {"fingerprint": "def"})
-  restored, metadata = checkpoint.restore(folder, params())
+  saved.save(folder, params(1), {"fingerprint": "def"})
+  restored, metadata = saved.restore(folder, params())
   chex.assert_trees_all_equal(restored, params(1))
   assert metadata == {"fingerprint": "def"}
   assert os.listdir(folder.parent) == ["checkpoint"]
 
 
-def files(folder):
+def files_in(folder):
   return sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
 
 
 @pytest.mark.parametrize("how", ["cut", "flip", "delete"])
 def test_damage_to_any_file_is_one_clear_error(tmp_path, folder, how):
-  for i, name in enumerate(files(folder)):
+  for i, name in enumerate(files_in(folder)):
     copy = tmp_path / f"{how}{i}"
     subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
     content = (copy / name).read_bytes()
@@ -97,23 +92,23 @@ def test_damage_to_any_file_is_one_clear_error(tmp_path, folder, how):
     else:
       (copy / name).write_bytes(b"\0")
     with pytest.raises(ValueError, match=f"{copy} is damaged .*delete the folder"):
-      checkpoint.restore(copy, params())
+      saved.restore(copy, params())
 
 
 def test_a_record_edited_by_hand_is_damage(folder):
   record = folder / "checkpoint.json"
   record.write_text(record.read_text().replace("0.9", "0.8"))
   with pytest.raises(ValueError, match=r"checkpoint.json is not the file"):
-    checkpoint.restore(folder, params())
+    saved.restore(folder, params())
 
 
 def test_a_file_too_many_and_a_foreign_folder_are_damage(folder, tmp_path):
   (folder / "params" / "extra").write_text("?")
   with pytest.raises(ValueError, match=r"params/extra is not the file"):
-    checkpoint.restore(folder, params())
+    saved.restore(folder, params())
   (tmp_path / "foreign").mkdir()
   with pytest.raises(ValueError, match="damaged"):
-    checkpoint.restore(tmp_path / "foreign", params())
+    saved.restore(tmp_path / "foreign", params())
 
 
 @pytest.mark.parametrize(
@@ -126,13 +121,13 @@ def test_a_file_too_many_and_a_foreign_folder_are_damage(folder, tmp_path):
 )
 def test_another_model_is_refused_by_leaf(folder, change, name):
   with pytest.raises(ValueError, match=f"of another model: .*{name}.*delete"):
-    checkpoint.restore(folder, params() | change)
+    saved.restore(folder, params() | change)
 
 
 def test_metadata_that_is_not_json_writes_nothing(tmp_path):
   for bad in ({"accuracy": float("nan")}, {"config": object()}):
     with pytest.raises((ValueError, TypeError), match="JSON"):
-      checkpoint.save(tmp_path / "checkpoint", params(), bad)
+      saved.save(tmp_path / "checkpoint", params(), bad)
   assert os.listdir(tmp_path) == []
 
 
@@ -141,26 +136,27 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_checkpoint(folder):
   resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
   try:
     with pytest.raises(OSError, match=f"cannot write {folder}.*free some space"):
-      checkpoint.save(folder, params(1), METADATA)
+      saved.save(folder, params(1), METADATA)
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  chex.assert_trees_all_equal(checkpoint.restore(folder, params())[0], params())
+  chex.assert_trees_all_equal(saved.restore(folder, params())[0], params())
   assert os.listdir(folder.parent) == ["checkpoint"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(OSError, match=r"cannot write .*choose another folder"):
-    checkpoint.save(tmp_path / "file" / "checkpoint", params(), METADATA)
+    saved.save(tmp_path / "file" / "checkpoint", params(), METADATA)
 
 
 def test_an_error_inside_orbax_is_one_error_and_leaves_nothing(tmp_path, monkeypatch):
-  def fail(*_):
-    raise ValueError("RESOURCE_EXHAUSTED")
+  class Full:
+    def result(self):
+      raise ValueError("RESOURCE_EXHAUSTED [os_error_code='28']")
 
-  monkeypatch.setattr(checkpoint.ocp, "save", fail)
-  with pytest.raises(OSError, match=r"cannot write .*RESOURCE_EXHAUSTED"):
-    checkpoint.save(tmp_path / "checkpoint", params(), METADATA)
+  monkeypatch.setattr(arrays, "save_async", lambda *_: Full())
+  with pytest.raises(OSError, match=r"cannot write .*free some space"):
+    saved.save(tmp_path / "checkpoint", params(), METADATA)
   assert os.listdir(tmp_path) == []
 
 
@@ -174,94 +170,27 @@ def test_a_failed_exchange_keeps_the_old_checkpoint(folder, monkeypatch):
 
   monkeypatch.setattr(pathlib.Path, "rename", fail)
   with pytest.raises(OSError, match=f"cannot write {folder}"):
-    checkpoint.save(folder, params(1), METADATA)
-  chex.assert_trees_all_equal(checkpoint.restore(folder, params())[0], params())
+    saved.save(folder, params(1), METADATA)
+  chex.assert_trees_all_equal(saved.restore(folder, params())[0], params())
   assert os.listdir(folder.parent) == ["checkpoint"]
 
 
 def test_what_a_killed_process_left_is_in_nobodys_way(tmp_path):
-  (tmp_path / f".checkpoint.{os.getpid()}.new" / "params").mkdir(parents=True)
-  checkpoint.save(tmp_path / "checkpoint", params(), METADATA)
+  (tmp_path / f".checkpoint.{os.getpid()}.new" / "state").mkdir(parents=True)
+  saved.save(tmp_path / "checkpoint", params(), METADATA)
   assert os.listdir(tmp_path) == ["checkpoint"]
 
 
-@pytest.mark.parametrize("moment", ["save", "write_atomically"])
+@pytest.mark.parametrize("moment", ["save_async", "write_atomically"])
 def test_an_interrupted_save_leaves_nothing_to_restore(tmp_path, monkeypatch, moment):
   def interrupt(*_):
     raise KeyboardInterrupt
 
-  owner = checkpoint.ocp if moment == "save" else checkpoint.experiment
+  owner = arrays if moment == "save_async" else files
   monkeypatch.setattr(owner, moment, interrupt)
   with pytest.raises(KeyboardInterrupt):
-    checkpoint.save(tmp_path / "checkpoint", params(), METADATA)
+    saved.save(tmp_path / "checkpoint", params(), METADATA)
   assert os.listdir(tmp_path) == []
-
-
-class Mode(enum.Enum):
-  FAST = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  value: object = None
-
-
-def test_fingerprints_agree_where_configs_are_equal():
-  same = [
-    (Part(1), Part(1.0)),
-    (Part((1, 2)), Part((1, 2))),
-    (Part({"a": 1, "b": 2}), Part({"b": 2, "a": 1})),
-    (Part(np.float32([1, 2])), Part(jnp.float32([1, 2]))),
-  ]
-  for a, b in same:
-    assert checkpoint.fingerprint(a) == checkpoint.fingerprint(b), (a, b)
-
-
-def test_fingerprints_differ_where_configs_do():
-  values = [
-    None,
-    "None",
-    0.1,
-    0.1 + 1e-17 + 1e-16,
-    1,
-    -1,
-    float("inf"),
-    (1, 2),
-    ((1,), 2),
-    Mode.FAST,
-    Part(),
-    pathlib.Path("a"),
-    np.float32([1, 2]),
-    np.float64([1, 2]),
-    np.float32([[1, 2]]),
-    np.dtype("f4"),
-    jnp.bfloat16,
-    models.Cnn(),
-    models.Cnn(hidden=64),
-    step.TrainConfig(),
-    step.TrainConfig(seed=1),
-    jax.nn.gelu,
-  ]
-  assert len({checkpoint.fingerprint(Part(v)) for v in values}) == len(values)
-  ab, ba = checkpoint.fingerprint("a", "b"), checkpoint.fingerprint("b", "a")
-  assert ab != ba and len(ab) == 16
-
-
-def test_fingerprints_do_not_depend_on_the_process():
-  code = (
-    "from jaxcodesign.training import checkpoint, models, step\n"
-    "print(checkpoint.fingerprint(models.Cnn(), step.TrainConfig(), {'a', }.pop()))"
-  )
-  env = os.environ | {"PYTHONHASHSEED": "7"}
-  run = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env)
-  here = checkpoint.fingerprint(models.Cnn(), step.TrainConfig(), "a")
-  assert run.stdout.decode().strip() == here
-
-
-def test_a_value_without_a_stable_text_is_refused_by_field():
-  for value in (lambda: 0, object()):
-    with pytest.raises(TypeError, match=r"Part\.value\.1="):
-      checkpoint.fingerprint(Part((0, value)))
 
 
 def test_the_record_is_readable_json(folder):
@@ -279,9 +208,9 @@ def test_packed_arrays_of_every_format_come_back(tmp_path):
   ]  # fmt: skip
   pack = jax.jit(lambda x: {str(i): fmt.pack(x) for i, fmt in enumerate(members)})
   packed = pack(x)
-  checkpoint.save(tmp_path / "packed", packed, {})
+  saved.save(tmp_path / "packed", packed, {})
   like = jax.eval_shape(pack, x)
-  found, _ = checkpoint.restore(tmp_path / "packed", like)
+  found, _ = saved.restore(tmp_path / "packed", like)
   for i, fmt in enumerate(members):
     back = found[str(i)]
     assert back.nbytes == packed[str(i)].nbytes
