@@ -67,22 +67,23 @@ def result(
     "storage": payoff.payoff(config, work, networks, measured),
     "sensitivities": [],
   }
-  by_name = {v.name: v for v in config.variants}
+  found["sensitivities"] = _sensitivities(config, networks, work, found)
+  return found
+
+
+def _sensitivities(
+  config: CodesignConfig, networks: Networks, work: Workload, found: dict[str, Any]
+) -> list[dict[str, Any]]:
+  """Slopes of the best variant on each machine by every leaf of it."""
+  by_name, rows = {v.name: v for v in config.variants}, []
   chosen = findings.find(found).chosen
   for machine in config.accelerators:
     variant = by_name[chosen[machine.name]["variant"]]
     stored = storage.stored(variant.policy, networks[variant.tune], work)
     slopes = codesign.sensitivities(config, work, variant, machine, stored)
-    found["sensitivities"] += [
-      {
-        "variant": variant.name,
-        "accelerator": machine.name,
-        "leaf": leaf,
-        "value": slope,
-      }
-      for leaf, slope in slopes.items()
-    ]
-  return found
+    where = {"variant": variant.name, "accelerator": machine.name}
+    rows += [where | {"leaf": leaf, "value": x} for leaf, x in slopes.items()]
+  return rows
 
 
 def _layers(

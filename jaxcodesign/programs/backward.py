@@ -163,17 +163,22 @@ def product(
     if once:
       g = rounded(left.gradient, g, left.noise[0], False, 1)
       left, right = left._replace(gradient=None), right._replace(gradient=None)
-    by_lhs = lambda other: lambda x: dot(x, other)
-    by_rhs = lambda other: lambda x: dot(other, x)
-    return (
-      _transposed(by_lhs, shapes[0], left, g, rounded),
-      _transposed(by_rhs, shapes[1], right, g, rounded),
-      report,
-      None,
-    )
+    return *_gradients(dot, shapes, (left, right), g, rounded), report, None
 
   multiplied.defvjp(forward, backward, symbolic_zeros=asks)
   return multiplied(lhs, rhs, probe, (left, right, known))
+
+
+def _gradients(
+  dot: Dot, shapes: Sequence[Any], sides: tuple[Any, Any], g: jax.Array, rounded: Round
+) -> tuple[Any, Any]:
+  """The gradients by both operands, None for one that nobody asks for."""
+  by_lhs = lambda other: lambda x: dot(x, other)
+  by_rhs = lambda other: lambda x: dot(other, x)
+  return (
+    _transposed(by_lhs, shapes[0], sides[0], g, rounded),
+    _transposed(by_rhs, shapes[1], sides[1], g, rounded),
+  )
 
 
 def _same(left: Side, right: Side) -> bool:

@@ -99,34 +99,8 @@ def prune(
   if rewind_to is not None and rewind_to < 0:
     raise ValueError(f"rewind_to={rewind_to}: a step from 0 on, or None")
   wrapped = optax.with_extra_args_support(inner)  # pyright: ignore[reportArgumentType]
-  events = _Events(tuple(rules), schedule, score, regrow)
-
-  def init(params: Any) -> Any:
-    ticket = None if rewind_to is None else _promise(rewind_to, params)
-    masks = _all_stay(params, rules)
-    return PruneState(jnp.zeros((), jnp.int32), masks, wrapped.init(params), ticket)
-
-  def update(
-    updates: Any, state: Any, params: Any = None, **extra: Any
-  ) -> tuple[Any, Any]:
-    if params is None:
-      raise ValueError("prune needs params: optimizer.update(grads, state, params)")
-    step, masks, before, ticket = state
-    if ticket is not None and rewind_to:
-      ticket = _take(ticket, step, rewind_to, params)
-    grads, seen, at = updates, updates, params
-    if not regrow:
-      seen, at = masking.apply(masks, grads), masking.apply(masks, params)
-    # optax raises floats to integer powers, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-      updates, inside = wrapped.update(seen, before, at, **extra)
-    masks = events.masks(step, masks, params, updates, grads)
-    if not regrow:
-      updates = _to_zero(masks, updates, params)
-    step = jnp.asarray(optax.safe_increment(step))
-    return updates, PruneState(step, masks, inside, ticket)
-
-  return optax.GradientTransformationExtraArgs(init, update)
+  made = _Pruned(wrapped, tuple(rules), schedule, score, regrow, rewind_to)
+  return optax.GradientTransformationExtraArgs(made.init, made.update)
 
 
 def sparse(params: Any, opt_state: Any) -> Any:
@@ -267,15 +241,43 @@ def _all_stay(params: Any, rules: Sequence[Rule]) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Events:
-  """What happens at an event; see `prune` for the fields."""
+class _Pruned:
+  """The two functions of `prune`, whose arguments its fields are."""
 
+  wrapped: optax.GradientTransformationExtraArgs
   rules: tuple[Rule, ...]
   schedule: Schedule | None
   score: Score
   regrow: bool
+  rewind_to: int | None
 
-  def masks(self, step: jax.Array, masks: Any, *trees: Any) -> Any:
+  def init(self, params: Any) -> Any:
+    ticket = None if self.rewind_to is None else _promise(self.rewind_to, params)
+    masks = _all_stay(params, self.rules)
+    zero = jnp.zeros((), jnp.int32)
+    return PruneState(zero, masks, self.wrapped.init(params), ticket)
+
+  def update(
+    self, updates: Any, state: Any, params: Any = None, **extra: Any
+  ) -> tuple[Any, Any]:
+    if params is None:
+      raise ValueError("prune needs params: optimizer.update(grads, state, params)")
+    step, masks, before, ticket = state
+    if ticket is not None and self.rewind_to:
+      ticket = _take(ticket, step, self.rewind_to, params)
+    grads, seen, at = updates, updates, params
+    if not self.regrow:
+      seen, at = masking.apply(masks, grads), masking.apply(masks, params)
+    # optax raises floats to integer powers, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+      updates, inside = self.wrapped.update(seen, before, at, **extra)
+    masks = self._masks(step, masks, params, updates, grads)
+    if not self.regrow:
+      updates = _to_zero(masks, updates, params)
+    step = jnp.asarray(optax.safe_increment(step))
+    return updates, PruneState(step, masks, inside, ticket)
+
+  def _masks(self, step: jax.Array, masks: Any, *trees: Any) -> Any:
     """`masks`, anew in an event; `trees` are parameters, updates and gradients."""
     schedule = self.schedule
     if schedule is None:

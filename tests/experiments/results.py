@@ -28,10 +28,8 @@ LEAVES = {
 }
 
 
-def sample(seed=0, layers=LAYERS):
-  """A plausible result of the main job."""
-  rng = np.random.default_rng(seed)
-  macs = [m * k * n for _, _, m, k, n in layers]
+def some_variants():
+  """Names, formats, bits and accuracies as a report has them."""
   variants = [
     ("float32", "float32", "float32", 32, None, None, 0.8835),
     *(
@@ -45,7 +43,14 @@ def sample(seed=0, layers=LAYERS):
   ]
   keys = ["name", "weight", "activation", "weight_bits", "weight_terms"]
   keys += ["activation_terms", "accuracy"]
-  variants = [dict(zip(keys, v)) for v in variants]
+  return [dict(zip(keys, v)) for v in variants]
+
+
+def sample(seed=0, layers=LAYERS):
+  """A plausible result of the main job."""
+  rng = np.random.default_rng(seed)
+  macs = [m * k * n for _, _, m, k, n in layers]
+  variants = some_variants()
   result = {
     "schema": "jaxcodesign.codesign/2",
     "name": "fashion_codesign",

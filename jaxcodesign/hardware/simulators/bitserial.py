@@ -143,11 +143,7 @@ def simulate(
   if data.ndim == 2:
     data, channel = data[:, :, None], jnp.zeros(weights.shape, jnp.int32)
   x = pad(data, 1, wide * cols).reshape(pixels, wide, cols, -1).transpose(1, 3, 2, 0)
-  blocks = lambda w: (
-    pad(pad(w, 0, tall * rows), 1, wide * cols)
-    .reshape(tall, rows, wide, cols)
-    .swapaxes(1, 2)
-  )
+  blocks = lambda w: _blocks(w, (tall, rows, wide, cols))
   assert channel is not None  # _check
   w, select = blocks(weights), blocks(channel)
 
@@ -169,6 +165,13 @@ def simulate(
   flat = lambda y: y.reshape(tall * wide, -1)
   flipped = None if flipped is None else flat(flipped)
   return product, BitTrace(rows * -(-8 // load_bits), flat(busy), flipped)
+
+
+def _blocks(w: jax.Array, sizes: tuple[int, int, int, int]) -> jax.Array:
+  """[tall, wide, rows, cols] blocks of a matrix, zeros beyond its edges."""
+  tall, rows, wide, cols = sizes
+  padded = pad(pad(w, 0, tall * rows), 1, wide * cols)
+  return padded.reshape(sizes).swapaxes(1, 2)
 
 
 @partial(jax.jit, static_argnames=("accumulator_bits", "first_bit"))

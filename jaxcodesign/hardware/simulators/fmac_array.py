@@ -169,12 +169,7 @@ def weight_stationary(
     ValueError: If shapes do not fit, or `group` does not divide `cols`.
   """
   (m, k), n = a.shape, w.shape[0]
-  if w.shape != (n, k) or g.shape != (m, n):
-    raise ValueError(
-      f"a {a.shape}, w {w.shape} and g {g.shape}: [m, k], [n, k], [m, n] are needed"
-    )
-  if cols % group:
-    raise ValueError(f"cols={cols} hold no whole groups of group={group}")
+  _check_layer(a, w, g, cols, group)
   deep = rows * group
   tall, wide = -(-k // deep), -(-n // cols)
   blocks = pad(pad(w, 0, wide * cols), 1, tall * deep)
@@ -200,6 +195,18 @@ def weight_stationary(
   (out, dx), trace = lax.scan(fold, start, jnp.arange(tall * wide))
   flat = lambda x, size: x.swapaxes(0, 1).reshape(m, -1)[:, :size]
   return flat(out, n), flat(dx, k), trace
+
+
+def _check_layer(
+  a: jax.Array, w: jax.Array, g: jax.Array, cols: int, group: int
+) -> None:
+  (m, k), n = a.shape, w.shape[0]
+  if w.shape != (n, k) or g.shape != (m, n):
+    raise ValueError(
+      f"a {a.shape}, w {w.shape} and g {g.shape}: [m, k], [n, k], [m, n] are needed"
+    )
+  if cols % group:
+    raise ValueError(f"cols={cols} hold no whole groups of group={group}")
 
 
 @partial(jax.jit, static_argnames=("bits", "rows", "cols", "group"))
