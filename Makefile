@@ -25,20 +25,18 @@ lint: $(VENV)/.dev
 	$(PY) -m ruff check
 	$(PY) -m pyright
 
-# Built, installed without this folder in sight, and imported: it must need nothing else.
+# Built, installed without this folder in sight, and one function of every room is run:
+# first with nothing else, then beside the packages that training needs.
 wheel: $(VENV)/.dev
 	rm -rf build dist
 	$(PY) -m build --wheel --outdir dist . > /dev/null
 	$(PYTHON) -m venv build/clean
 	build/clean/bin/python -m pip --disable-pip-version-check install --quiet \
 	  -c constraints.txt dist/*.whl
-	cd build && clean/bin/python -I -c "import importlib.util as u, jaxcodesign as j; \
-	  from importlib.resources import files; \
-	  assert 'clean' in j.__file__ and not u.find_spec('flax'); \
-	  assert (files(j) / 'data/fashion_mnist_mini/LICENSE').is_file(); \
-	  assert (files(j) / 'hardware/machines/tables/cacti_sram.csv').is_file(); \
-	  assert (files(j) / 'py.typed').is_file(); \
-	  print('wheel of', j.__version__, 'imports alone')"
+	cd build && clean/bin/python -I ../.ci/rooms.py core
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > build/clean/lib/$$(ls build/clean/lib)/site-packages/train.pth
+	cd build && clean/bin/python -I ../.ci/rooms.py all
 
 benchmark: $(VENV)/.run
 	$(PY) -m launch.benchmark $(ARGS)

@@ -46,6 +46,24 @@ def some_variants():
   return [dict(zip(keys, v)) for v in variants]
 
 
+def some_storage(layers):
+  """The section on sparsity: three ways to hold the weights."""
+  return {
+    "machine": "int8, 16 x 16 cells, weights stationary",
+    "rows": [
+      stored("int8", layers, 1.0, 1, 0.8825),
+      stored("pruned int8", layers, 0.19, 1, 0.88),
+      stored("combined int8", layers, 0.19, 5, 0.878),
+    ],
+    "packing": [
+      {
+        **{"layer": layers[1][0], "array": 16},
+        **{"kept": ["0110010", "1000100"], "channel": ["0a.", "12z"]},
+      }
+    ],
+  }
+
+
 def sample(seed=0, layers=LAYERS):
   """A plausible result of the main job."""
   rng = np.random.default_rng(seed)
@@ -92,20 +110,7 @@ def sample(seed=0, layers=LAYERS):
       for name in ("int8", "bit-serial", "tMAC")
     ],
   }
-  result["storage"] = {
-    "machine": "int8, 16 x 16 cells, weights stationary",
-    "rows": [
-      stored("int8", layers, 1.0, 1, 0.8825),
-      stored("pruned int8", layers, 0.19, 1, 0.88),
-      stored("combined int8", layers, 0.19, 5, 0.878),
-    ],
-    "packing": [
-      {
-        **{"layer": layers[1][0], "array": 16},
-        **{"kept": ["0110010", "1000100"], "channel": ["0a.", "12z"]},
-      }
-    ],
-  }
+  result["storage"] = some_storage(layers)
   result["sensitivities"] = [
     {
       **{"variant": c["variant"], "accelerator": c["accelerator"]},
