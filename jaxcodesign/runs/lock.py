@@ -1,9 +1,9 @@
 """A folder that one living process owns."""
 
 import errno
-import fcntl
 import pathlib
-import time
+
+import filelock
 
 # A killed process gives its locks up only once the kernel has taken it down.
 _PATIENCE_S = 5.0
@@ -22,26 +22,20 @@ class FolderLock:
     Raises:
       OSError: If another process, or another lock in this one, holds it.
     """
-    self._file = (folder / ".lock").open("w")
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-      try:
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-      except BlockingIOError as error:
-        if time.monotonic() > deadline:
-          self._file.close()
-          raise OSError(
-            f"{folder} is in use by another run that has not ended; wait for it, stop "
-            "it, or choose another folder with --out"
-          ) from error
-      except OSError as error:
-        if error.errno not in _NO_LOCKS:
-          self._file.close()
-          raise
-        return
-      time.sleep(0.1)
+    self._lock = filelock.FileLock(folder / ".lock")
+    try:
+      self._lock.acquire(timeout=_PATIENCE_S, poll_interval=0.1)
+    except filelock.Timeout as error:
+      raise OSError(
+        f"{folder} is in use by another run that has not ended; wait for it, stop it, "
+        "or choose another folder with --out"
+      ) from error
+    except NotImplementedError:
+      pass  # how filelock says that the file system has none
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise
 
   def release(self) -> None:
     """Gives the folder up; again does no harm."""
-    self._file.close()
+    self._lock.release()
