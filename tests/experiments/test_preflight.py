@@ -83,7 +83,7 @@ def four_classes(images):
     ),
     (
       dataclasses.replace(SMOKE, train=TrainConfig(batch_size=20_000)),
-      "train: batch_size=20000 is more than",
+      "train: batch_size=20000 does not fit the 10,000",
     ),
     (
       dataclasses.replace(
