@@ -1,16 +1,37 @@
-"""Eight host devices, and jax at its strictest: no silent promotion of any kind."""
+"""Eight host devices, jax at its strictest, and two ways to compile.
 
+`make test` runs the tests twice: those of EXACT, which claim bits, as users compile;
+all others with JAXCODESIGN_TESTS=quick, which turns off LLVM's optimizer and XLA's
+fusion emitters: compiling takes a sixth of the time, and most of a test is compiling.
+A plain `pytest` compiles everything as users do.
+"""
+
+import gc
 import os
 
+# Half of what imports take, and a sixth of what tests do, is the collector otherwise.
+gc.set_threshold(200_000, 20, 100)
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+if os.environ.get("JAXCODESIGN_TESTS") == "quick":
+  os.environ["XLA_FLAGS"] += f" {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
 import jax
 import pytest
 
+# What is claimed to the bit is shown under the optimizer that users have.
+EXACT = (
+  "tests/numerics/",
+  "tests/programs/",
+  "tests/hardware/simulators/",
+  "tests/training/test_step.py",
+  "tests/runs/test_loop.py",
+  "tests/experiments/test_networks.py",
+)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # A first example compiles: hypothesis' deadline would time the compiler.
@@ -18,18 +39,8 @@ hypothesis.settings.register_profile("jaxcodesign", deadline=None, max_examples=
 hypothesis.settings.load_profile("jaxcodesign")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _optimizer(request):
-  """XLA's optimizer off in modules marked `unoptimized`, which compile half as long.
-
-  What is claimed to the bit is shown under the optimizer that users have: such modules
-  are not marked.
-  """
-  if request.node.get_closest_marker("unoptimized") is None:
-    yield
-    return
-  jax.clear_caches()
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-  jax.clear_caches()
+def pytest_collection_modifyitems(items):
+  """Marks the tests that claim bits, so that `-m exact` runs them."""
+  for item in items:
+    if item.nodeid.startswith(EXACT):
+      item.add_marker(pytest.mark.exact)

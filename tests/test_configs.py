@@ -13,10 +13,11 @@ from rich.console import Console
 
 from jaxcodesign.data import image_sets
 from jaxcodesign.experiments import codesign, networks, record, report, sweep
+from jaxcodesign.experiments.systems import Comparison
 from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.runs import command_line, metrics
-from jaxcodesign.runs import job as train_job
+from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.training import task
 from launch import train
@@ -26,8 +27,8 @@ CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 LAUNCHERS = {
   codesign.CodesignConfig: "codesign",
   sweep.SweepConfig: "evaluate",
-  train_job.TrainJob: "train",
-  train_job.Comparison: "train",
+  TrainJob: "train",
+  Comparison: "train",
 }
 
 
@@ -136,9 +137,7 @@ every_training = pytest.mark.parametrize(
 
 @every_training
 def test_fields_of_a_training_are_overridden(path):
-  job = (
-    "job." if isinstance(command_line.load(path).config(), train_job.Comparison) else ""
-  )
+  job = "job." if isinstance(command_line.load(path).config(), Comparison) else ""
   argv = [str(path), f"--{job}train.epochs", "7", f"--{job}run.mesh.data", "2"]
   config = command_line.parse(argv, prog="launch").config
   found = config.job if job else config
@@ -186,7 +185,7 @@ def test_smoke_of_a_training_runs_for_two_steps_and_is_reported(path, tmp_path):
   config, folder = command_line.load(path).smoke(), tmp_path / "run"
   shown = Processes(), "command", Console(quiet=True)
   folder.mkdir()
-  if isinstance(config, train_job.Comparison):
+  if isinstance(config, Comparison):
     cut, seeds = two_steps(config.job, tmp_path), config.seeds[:1]
     config = dataclasses.replace(config, job=cut, seeds=seeds)
     train.compare(config, folder, *shown)
