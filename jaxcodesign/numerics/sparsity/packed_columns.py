@@ -72,6 +72,7 @@ class Tiles(NamedTuple):
   channel: jax.Array  # int32, the same shape
 
 
+@jax.jit
 def conflict_mask(matrix: jax.typing.ArrayLike, groups: Groups) -> jax.Array:
   """bool [..., columns]: the largest magnitude of each row in each group.
 
@@ -146,11 +147,13 @@ def pack(matrix: Any, groups: Groups) -> PackedColumns:
   return PackedColumns(jnp.asarray(values), jnp.asarray(index), groups)
 
 
+@jax.jit
 def unpack(packed: PackedColumns) -> jax.Array:
   """The matrix [rows, columns] that `pack` packed."""
   return _to_columns(packed.channel, packed.values, packed.groups, fill=0)
 
 
+@jax.jit
 def gather(x: jax.typing.ArrayLike, groups: Groups) -> jax.Array:
   """`x` [..., columns] as inputs [..., groups, alpha] of combined columns.
 
