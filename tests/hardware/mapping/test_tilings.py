@@ -40,14 +40,20 @@ def of_row(row):
   return sizes, dataclasses.replace(a, accounting="scalesim", **buffers)
 
 
-def by_hand(sizes, a, tiling, latency):
+def joules_of_bytes(a):
+  """Joules a byte read from and written to each buffer, and watts that leak."""
+  read_j = {b: float(getattr(a, b).read_energy_j()) for b in BUFFERS}
+  write_j = {b: float(getattr(a, b).write_energy_j()) for b in BUFFERS}
+  return read_j, write_j, float(a.leakage_w())
+
+
+def by_hand(sizes, a, tiling, latency, joules_of):
   """Seconds, joules and DRAM bytes by the event simulator and a walk over folds."""
   events = Events(sizes, a, tiling, latency)
   seconds, dram = float(events.time) / CLOCK, sum(events.dram.values())
   ifmap, weight, read, written = walk(sizes, a, tiling)
   (m, k, n), moved = sizes, events.dram
-  read_j = {b: float(getattr(a, b).read_energy_j()) for b in BUFFERS}
-  write_j = {b: float(getattr(a, b).write_energy_j()) for b in BUFFERS}
+  read_j, write_j, leakage_w = joules_of
   macs, idle = m * k * n, a.rows * a.cols * float(events.time) - m * k * n
   joules = (
     macs * a.mac.energy_j
@@ -59,7 +65,7 @@ def by_hand(sizes, a, tiling, latency):
     + moved["weight"] * write_j["weight"]
     + (4 * written + moved["sums_in"]) * write_j["ofmap"]
     + dram * a.dram.access_j
-    + seconds * float(a.leakage_w())
+    + seconds * leakage_w
   )
   return {
     "time": (seconds, dram),
@@ -83,11 +89,12 @@ def test_search_finds_what_exhaustive_python_finds(sizes, rate, latency, monkeyp
   held = lambda m, k, n: np.array((m * k, k * n, 4 * m * n))
   for dataflow in ("os", "ws"):
     a = machine(room, rate=rate, dataflow=dataflow, array=(8, 12))
+    joules_of = joules_of_bytes(a)
     # n lies along the columns of both, m and k along the rows or in time.
     for *tiles, order in itertools.product(*map(ladder, sizes, (8, 8, 12)), ORDERS):
       tiling = Mapping(*tiles, order)
       if np.all((2 * held(*tiles) <= room) | (held(*sizes) <= room)):
-        tried[dataflow, *tiles, order] = by_hand(sizes, a, tiling, latency)
+        tried[dataflow, *tiles, order] = by_hand(sizes, a, tiling, latency, joules_of)
   for objective in OBJECTIVES:
     found = tilings.search(
       *sizes,
