@@ -35,8 +35,9 @@ def of_row(row):
   buffers = {}
   for name, theirs in zip(BUFFERS, ("ifmap", "filter", "ofmap")):
     kib = int(row[f"{theirs}_sram_kb"])
-    buffers[name] = presets.Sram(1024.0 * kib, banks=-(-kib // 4096))
+    buffers[name] = presets.Sram(1024.0 * kib)
   sizes = tuple(int(row[name]) for name in "MKN")
+  # Of one bank each: banks decide an energy alone, and every number of them compiles.
   return sizes, dataclasses.replace(a, accounting="scalesim", **buffers)
 
 
