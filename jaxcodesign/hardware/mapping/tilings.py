@@ -28,7 +28,7 @@ from jaxcodesign.numerics.smooth import maximum
 
 Objective = Literal["time", "energy", "edp", "dram"]
 _BATCH = 32  # simulations at once
-_BUCKET = 1024  # bounds at once are a power of two, at least this
+_BUCKET = 4096  # bounds at once are a power of two, at least this: enough for most
 
 
 class Cost(NamedTuple):
