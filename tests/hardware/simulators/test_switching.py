@@ -1,6 +1,7 @@
 """A trace is priced by what it did, term by term, and near the closed form."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,12 @@ from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.hardware.simulators import switching, systolic
 from jaxcodesign.programs.workload import Gemm, Workload
 
+pytestmark = pytest.mark.unoptimized
+
 SIZES = (32, 48, 24)
 
 
+@functools.cache
 def run(flow, density=1.0, toggles=True, sizes=SIZES, accounting="rtl", array=(8, 8)):
   m, k, n = sizes
   rng = np.random.default_rng(0)
@@ -33,7 +37,7 @@ def run(flow, density=1.0, toggles=True, sizes=SIZES, accounting="rtl", array=(8
     accounting=accounting,
     toggles=toggles,
   )
-  return trace
+  return jax.device_get(trace)
 
 
 @pytest.mark.parametrize("flow", ["os", "ws", "is"])
@@ -92,7 +96,7 @@ def test_a_batch_costs_the_sum_of_its_runs(flow):
   draw = lambda *shape: jnp.asarray(rng.integers(-128, 128, shape), jnp.int8)
   left, right = draw(4, m, k), draw(n, k)
   simulate = lambda x: systolic.simulate(x, right, rows=8, cols=8, dataflow=flow)[1]
-  traces = jax.vmap(simulate)(left)
+  traces = jax.device_get(jax.vmap(simulate)(left))
   a = presets.int8_45nm(8, 8, dataflow=flow)
   whole = switching.energy_j(traces, a)
   runs = [
@@ -101,7 +105,7 @@ def test_a_batch_costs_the_sum_of_its_runs(flow):
   for part, joules in whole.items():
     total = sum(float(r[part]) for r in runs)
     assert float(joules) == pytest.approx(total, rel=1e-5), part
-  each = jax.vmap(lambda t: switching.energy_j(t, a)["idle"])(traces)
+  each = jax.jit(jax.vmap(lambda t: switching.energy_j(t, a)["idle"]))(traces)
   assert float(each.sum()) == pytest.approx(float(whole["idle"]))
 
 
