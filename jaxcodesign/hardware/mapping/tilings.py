@@ -28,7 +28,7 @@ from jaxcodesign.numerics.smooth import maximum
 
 Objective = Literal["time", "energy", "edp", "dram"]
 _BATCH = 32  # simulations at once
-_BUCKET = 1024  # bounds at once are a power of two, at least this
+_BUCKET = 4096  # bounds at once are a power of two, at least this: enough for most
 
 
 class Cost(NamedTuple):
@@ -254,12 +254,13 @@ def _better(
 ) -> Found | None:
   """The better of `found` and the best mapping on `machine`."""
   nests, a = _candidates(sizes, machine), loops.numbers(machine)
-  bounds, legal = _prices(_padded(nests), a, step, latency_s)
+  # On the host: a batch is cut from them again and again.
+  bounds, legal = jax.device_get(_prices(_padded(nests), a, step, latency_s))
   many = np.prod(np.ceil(nests.sizes / nests.tiles), axis=1)
-  first, second = (np.asarray(x)[: len(many)] for x in _key(bounds, objective))
+  first, second = (x[: len(many)] for x in _key(bounds, objective))
   rank = np.lexsort((many, second, first))
   # What no int32 can count would not be simulated in a lifetime either.
-  rank = rank[np.asarray(legal)[rank] & (many[rank] < 2**31)]
+  rank = rank[legal[rank] & (many[rank] < 2**31)]
   considered, simulated = len(rank), 0
   if found:
     considered, simulated = considered + found.considered, found.simulated
@@ -273,7 +274,7 @@ def _better(
     batch = jax.tree.map(lambda x, some=some: x[some].astype(np.int32), nests)
     bound = jax.tree.map(lambda x, some=some: x[some], bounds)
     cost = _simulated(batch, bound, many[some].astype(np.int32), a, step, latency_s)
-    cost = jax.tree.map(np.asarray, cost)
+    cost = jax.device_get(cost)
     keys = _key(cost, objective)
     i = np.lexsort((many[some], keys[1], keys[0]))[0]
     if (keys[0][i], keys[1][i]) < best:

@@ -163,10 +163,10 @@ def test_weights_that_fit_together_are_fetched_once_for_all_repeats():
 
 
 def test_a_scanned_network_is_fetched_like_an_unrolled_one():
-  unrolled = [weight_product(16, 128, 128)] * 48
-  scanned = [weight_product(16, 128, 128, count=48)]
+  unrolled = [weight_product(16, 256, 128)] * 16
+  scanned = [weight_product(16, 256, 128, count=16)]
   for repeats in (1.0, 1000.0):
-    assert fetched(scanned, repeats) == fetched(unrolled, repeats) == 48 * 128 * 128
+    assert fetched(scanned, repeats) == fetched(unrolled, repeats) == 16 * 256 * 128
 
 
 def test_a_weight_that_a_loop_reuses_is_fetched_once():

@@ -52,11 +52,16 @@ def tiles_in_order(size, mapping):
 
 
 class Events:
-  """The machine as things that happen: a queue of transfers, slots, a busy array."""
+  """The machine as things that happen: a queue of transfers, slots, a busy array.
+
+  Its time is whole ticks, of which a cycle has as many as the rate needs.
+  """
 
   def __init__(self, sizes, a, mapping, latency=0):
-    self.size, self.a, self.latency = dict(zip("mkn", sizes)), a, latency
-    self.rate = Fraction(a.dram.bandwidth_bytes_s) / Fraction(a.clock_hz)
+    self.size, self.a = dict(zip("mkn", sizes)), a
+    rate = Fraction(a.dram.bandwidth_bytes_s) / Fraction(a.clock_hz)
+    self.cycle, self.byte = rate.numerator, rate.denominator  # ticks
+    self.latency = latency * self.cycle
     self.tiles = tiles_in_order(self.size, mapping)
     self.whole = {
       b: BYTES[b] * math.prod(self.size[d] for d in AXES[b])
@@ -69,6 +74,17 @@ class Events:
     self.loads, self.computes, self.writes = {}, {}, {}
     self.plan()
     self.run()
+
+  @property
+  def time(self):
+    """Cycles until all is done."""
+    return Fraction(self.now, self.cycle)
+
+  def cycles(self, spans):
+    """Starts and ends in cycles."""
+    return {
+      key: tuple(Fraction(x, self.cycle) for x in span) for key, span in spans.items()
+    }
 
   def bytes_of(self, i, buffer):
     return BYTES[buffer] * math.prod(self.tiles[i][d][1] for d in AXES[buffer])
@@ -114,21 +130,21 @@ class Events:
   def run(self):
     self.heap, self.here, self.computed = [], set(), set()
     self.channel_idle = self.array_idle = True
-    self.next, self.time = 0, Fraction(0)
+    self.next, self.now = 0, 0
     while True:
       self.start_transfer()
       self.start_tile()
       if not self.heap:
         break
-      self.time = self.heap[0][0]
-      while self.heap and self.heap[0][0] == self.time:
+      self.now = self.heap[0][0]
+      while self.heap and self.heap[0][0] == self.now:
         *_, what, i, b = heapq.heappop(self.heap)
         getattr(self, what)(i, b)
     assert not self.queue and self.next == len(self.tiles)
 
   def after(self, delay, *event):
     heapq.heappush(
-      self.heap, (self.time + delay, len(self.heap) + 1000 * self.next, *event)
+      self.heap, (self.now + delay, len(self.heap) + 1000 * self.next, *event)
     )
 
   def start_transfer(self):
@@ -147,11 +163,11 @@ class Events:
       if size:
         self.dram[kind] += size
         (self.loads if what == "load" else self.writes)[i, b] = (
-          self.time,
-          self.time + size / self.rate,
+          self.now,
+          self.now + size * self.byte,
         )
         self.channel_idle = False
-        self.after(size / self.rate, f"end_{what}", i, b)
+        self.after(size * self.byte, f"end_{what}", i, b)
 
   def start_tile(self):
     i = self.next
@@ -166,12 +182,12 @@ class Events:
       self.take(i, "ofmap")
     m, k, n = (self.tiles[i][d][1] for d in "mkn")
     rows, cols = int(self.a.rows), int(self.a.cols)
-    cycles = systolic.cycles(
+    ticks = self.cycle * systolic.cycles(
       m, k, n, rows, cols, self.a.dataflow, self.a.accounting
     )  # fmt: skip
-    self.computes[i] = (self.time, self.time + cycles)
+    self.computes[i] = (self.now, self.now + ticks)
     self.array_idle, self.next = False, i + 1
-    self.after(cycles, "end_tile", i, "")
+    self.after(ticks, "end_tile", i, "")
 
   def end_load(self, i, b):
     self.channel_idle = True
@@ -262,11 +278,12 @@ def test_events_say_the_same(case, latency):
     times, held = timeline.occupancy()
   t = jax.tree.map(np.asarray, timeline)
   assert t.cycles == oracle.time and float(time_s) == float(oracle.time) / CLOCK
-  assert [*zip(t.compute_start, t.compute_end)] == [*oracle.computes.values()]
-  for (i, b), span in oracle.loads.items():
+  spans = [*oracle.cycles(oracle.computes).values()]
+  assert [*zip(t.compute_start, t.compute_end)] == spans
+  for (i, b), span in oracle.cycles(oracle.loads).items():
     j = BUFFERS.index(b)
     assert (t.load_start[i, j], t.load_end[i, j]) == span
-  for (i, _), span in oracle.writes.items():
+  for (i, _), span in oracle.cycles(oracle.writes).items():
     assert (t.write_start[i], t.write_end[i]) == span
   assert [float(x) for x in t.moved[:5]] == [*oracle.dram.values()]
   assert [float(x) for x in t.moved] == [float(x) for x in moved]

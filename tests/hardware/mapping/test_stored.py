@@ -178,9 +178,12 @@ def test_reads_and_writes_are_those_of_the_trace(flow, seed):
   work = Workload((Gemm("", "w", 1, m, g * alpha, n),))
   kept = Stored(float(g), 1.0, 2.0, float(alpha), float(g * alpha), (n, g * alpha))
   found = cost.folded(work, a, stored={"w": kept})
-  _, trace = systolic.simulate_packed(
+  options = {"rows": rows, "cols": cols, "dataflow": flow, "toggles": False}
+  # Without the product the compiler leaves out the array.
+  run = jax.jit(lambda *operands: systolic.simulate_packed(*operands, **options)[1])
+  trace = run(
     np.ones((m, g, alpha), np.int8), np.ones((n, g), np.int8),
-    rng.integers(0, alpha, (n, g)), rows=rows, cols=cols, dataflow=flow, toggles=False,
+    rng.integers(0, alpha, (n, g)),
   )  # fmt: skip
   assert found.cycles[0] == trace.cycles
   assert [float(x[0]) for x in found.edges] == [int(x.sum()) for x in trace[1:5]]
@@ -208,8 +211,9 @@ def test_real_weights_run_on_simulated_cells_as_priced(name, flow, accounting):
         left[n, feed[held[0]]] = 0
   assert not left.any()  # every weight has found a cell
   product, trace = systolic.simulate_packed(
-    lanes, values, channel, rows=6, cols=5, dataflow=flow, accounting=accounting
-  )
+    lanes, values, channel, rows=6, cols=5, dataflow=flow, accounting=accounting,
+    toggles=accounting == "rtl",
+  )  # fmt: skip
   np.testing.assert_array_equal(product, x.astype(int) @ way.matrix.T)
   a = machine(flow, alpha, accounting=accounting)
   found = cost.folded(WORK, a, stored={"w": way.stored})
@@ -230,17 +234,23 @@ def test_the_bit_serial_array_has_as_many_folds_of_combined_columns():
   """Its fill differs from the model's, an assumption there; 8 cycles a pixel do not."""
   way = WAYS["combined"]
   a = machine("ws", 8, cells.bit_serial(), rows=4, cols=3)
-  rng = np.random.default_rng(2)
   g, taken, priced = len(way.feeds), [], []
+  shape = lambda dtype, *s: jax.ShapeDtypeStruct(s, dtype)
+
+  def run(*operands):
+    # Its rows are outputs, its columns stored columns: the model's array turned.
+    traces.append(bitserial.simulate.__wrapped__(  # pyright: ignore[reportFunctionMemberAccess]
+      *operands, rows=3, cols=4, toggles=False
+    )[1])  # fmt: skip
+    return traces[-1].busy
+
   for pixels in (3, 11):
     work = Workload((Gemm("", "w", 1, pixels, K, N),))
     found = cost.folded(work, a, stored={"w": way.stored})
-    data = rng.integers(0, 256, (pixels, g, 8)).astype(np.uint8)
-    values = rng.integers(-127, 128, (N, g)).astype(np.int8)
-    # Its rows are outputs, its columns stored columns: the model's array turned.
-    _, trace = bitserial.simulate(
-      data, values, np.zeros((N, g), np.int8), rows=3, cols=4, toggles=False
-    )
+    traces = []
+    kinds = shape(jnp.uint8, pixels, g, 8), shape(jnp.int8, N, g), shape(jnp.int8, N, g)
+    jax.eval_shape(run, *kinds)  # shapes only: nothing is compiled
+    (trace,) = traces
     assert trace.cycles == bitserial.cycles(pixels, g, N, 3, 4)
     assert trace.busy.shape[0] == found.folds[0]
     taken.append(trace.cycles)
@@ -293,13 +303,13 @@ def work_of_two():
 
 
 @pytest.mark.parametrize("flow", stored.PACKED_DATAFLOWS)
-@pytest.mark.parametrize("field", ["columns", "density", "index_bits", "fetched", "mx"])
-def test_slopes_are_those_of_finite_differences(field, flow):
+def test_slopes_are_those_of_finite_differences(flow):
   """d log EDP by what is stored, and by the inputs of an MX cell that are not used."""
   at = {"columns": 9.3, "density": 0.6, "index_bits": 3.0, "fetched": 33.0, "mx": 8.5}
 
-  def log_edp(x):
-    leaves = at | {field: x}
+  @jax.jit
+  @jax.value_and_grad
+  def log_edp(leaves):
     kept = Stored(*(leaves[f] for f in ("columns", "density", "index_bits")), 8.0,
                   leaves["fetched"])  # fmt: skip
     a = machine(flow, temperature=0.2)
@@ -307,11 +317,13 @@ def test_slopes_are_those_of_finite_differences(field, flow):
     return jnp.log(cost.evaluate(work_of_two(), a, stored={"w": kept}).edp_js)
 
   with jax.enable_x64(True):
-    run = jax.jit(jax.value_and_grad(log_edp))
-    slope = float(run(jnp.float64(at[field]))[1])
-    near = [float(run(jnp.float64(at[field] + d))[0]) for d in (1e-5, -1e-5)]
-  assert slope != 0
-  assert slope == pytest.approx((near[0] - near[1]) / 2e-5, rel=1e-4)
+    at = {field: np.float64(x) for field, x in at.items()}
+    slopes = log_edp(at)[1]
+    for field, x in at.items():
+      near = [float(log_edp(at | {field: x + d})[0]) for d in (1e-5, -1e-5)]
+      slope = float(slopes[field])
+      assert slope != 0, field
+      assert slope == pytest.approx((near[0] - near[1]) / 2e-5, rel=1e-4), field
 
 
 def test_inputs_decide_and_designs_are_vmapped():
@@ -333,7 +345,7 @@ def test_inputs_decide_and_designs_are_vmapped():
       WORK, machine("ws", 8), stored={"w": dataclasses.replace(kept, density=x)}
     ).utilization
   )
-  used = jax.vmap(share)(jnp.array([0.2, 0.4, 0.8]))
+  used = jax.jit(jax.vmap(share))(jnp.array([0.2, 0.4, 0.8]))
   np.testing.assert_allclose(used / used[0], [1, 2, 4], rtol=1e-6)
 
 

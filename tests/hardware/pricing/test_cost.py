@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -159,15 +160,25 @@ def test_cycles_of_a_multiply_accumulate(machine, policy, cycles):
   assert active == pytest.approx(1e9 * cycles * used, rel=1e-6)
 
 
-def finite_difference(f, machine, index):
+@functools.cache
+def logarithm(policy):
+  """Of the EDP, by machine and repeats: compiled once for each kind of machine."""
+
+  def log_edp(a, repeats):
+    report = cost.evaluate(LAYERS, a, policy=policy, repeats=repeats)
+    return jnp.log(report.edp_js)
+
+  return log_edp, jax.jit(log_edp)
+
+
+def wide(machine):
+  return jax.tree.map(np.float64, machine)
+
+
+def moved(machine, index, factor):
   leaves, structure = jax.tree.flatten(machine)
-  step = 1e-5
-  tried = []
-  for sign in (1, -1):
-    moved = list(leaves)
-    moved[index] = leaves[index] * (1 + sign * step)
-    tried.append(f(jax.tree.unflatten(structure, moved)))
-  return (tried[0] - tried[1]) / (2 * step)
+  leaves[index] = leaves[index] * factor
+  return jax.tree.unflatten(structure, leaves)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3])
@@ -177,29 +188,28 @@ def test_every_leaf_has_the_gradient_of_finite_differences(
   machine, dataflow, temperature
 ):
   machine = dataclasses.replace(machine, dataflow=dataflow, temperature=temperature)
-  policy = TQ if machine.name == "tMAC" else ()
-
-  def log_edp(a):
-    report = cost.evaluate(LAYERS, a, policy=policy, repeats=10.0)
-    return jnp.log(report.edp_js)
-
+  machine, repeats = wide(machine), np.float64(10)
+  log_edp, price = logarithm(TQ if machine.name == "tMAC" else ())
   with jax.enable_x64(True):
-    machine = jax.tree.map(jnp.float64, machine)
-    slopes = jax.jit(jax.grad(log_edp))(machine)
-    jitted = jax.jit(log_edp)
+    # Op by op: the compiler takes longer over a gradient than all of this test.
+    slopes = jax.tree.leaves(jax.grad(log_edp)(machine, repeats))
     for i, name in enumerate(tree.names(machine)):
-      slope = jax.tree.leaves(slopes)[i] * jax.tree.leaves(machine)[i]
-      wanted = finite_difference(jitted, machine, i)
-      assert float(slope) == pytest.approx(float(wanted), rel=2e-4, abs=1e-7), name
+      slope = slopes[i] * jax.tree.leaves(machine)[i]
+      up, down = (price(moved(machine, i, 1 + d), repeats) for d in (1e-5, -1e-5))
+      wanted = (float(up) - float(down)) / 2e-5
+      assert float(slope) == pytest.approx(wanted, rel=2e-4, abs=1e-7), name
 
 
 def test_budgets_have_gradients_inside_a_policy():
+  @jax.jit
+  @jax.value_and_grad
   def energy(policy):
     return cost.evaluate(LAYERS, MACHINES[2], policy=policy).energy_j
 
-  slope = float(jax.grad(energy)(TQ)[0].weight.budget)
+  slope = float(energy(TQ)[1][0].weight.budget)
   more, less = (
-    energy((dataclasses.replace(TQ[0], weight=formats.Terms(b)),)) for b in (12.5, 11.5)
+    energy((dataclasses.replace(TQ[0], weight=formats.Terms(b)),))[0]
+    for b in (12.5, 11.5)
   )
   assert slope > 0 and slope == pytest.approx(float(more - less), rel=0.02)
 
@@ -224,30 +234,30 @@ def test_designs_are_vmapped_and_compiled_once():
     cost.evaluate(LAYERS, dataclasses.replace(MACHINES[0], rows=r)).edp_js
   )
   many = jax.jit(jax.vmap(price))(rows)
-  one = [price(r) for r in rows]
+  one = [jax.jit(price)(r) for r in rows]
   np.testing.assert_allclose(many, jnp.stack(one), rtol=1e-6)
 
 
-def test_slopes_of_the_smooth_model_are_those_of_the_exact_one():
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda m: m.name)
+def test_slopes_of_the_smooth_model_are_those_of_the_exact_one(machine):
   """Where a leaf decides nothing, a quarter more of it costs what the slope says."""
   decisive = {"rows", "cols", "mac/weight_bits", "mac/activation_bits", "temperature"}
-  for machine in MACHINES:
-    hot = dataclasses.replace(machine, temperature=0.2)
-    with jax.enable_x64(True):
-      wide = jax.tree.map(jnp.float64, hot)
-      log_edp = lambda a: jnp.log(cost.evaluate(LAYERS, a, policy=()).edp_js)
-      slopes = jax.tree.map(lambda g, x: float(g * x), jax.grad(log_edp)(wide), wide)
-    leaves, structure = jax.tree.flatten(machine)
+  cold, once = wide(machine), np.float64(1)
+  hot = dataclasses.replace(cold, temperature=np.float64(0.2))
+
+  @jax.jit
+  def exact(a):
+    return cost.evaluate(LAYERS, dataclasses.replace(a, temperature=0.0)).edp_js
+
+  with jax.enable_x64(True):
+    slopes = jax.grad(logarithm(())[0])(hot, once)
+    slopes = jax.tree.map(lambda g, x: float(g) * x, slopes, hot)
+    found, wanted = float(exact(cold)), cost.exact(LAYERS, machine).edp_js
+    assert found == pytest.approx(float(wanted), rel=1e-12)
     for i, name in enumerate(tree.names(machine)):
       if name in decisive:
         continue
-      moved = [
-        [x * f if j == i else x for j, x in enumerate(leaves)] for f in (1.25, 0.8)
-      ]
-      up, down = (
-        float(cost.exact(LAYERS, jax.tree.unflatten(structure, m)).edp_js)
-        for m in moved
-      )
+      up, down = (float(exact(moved(cold, i, factor))) for factor in (1.25, 0.8))
       wanted = math.log(up / down) / math.log(1.25 / 0.8)
       slope = tree.named_leaves(slopes)[name]
       assert slope == pytest.approx(wanted, abs=0.05), (machine.name, name)

@@ -177,7 +177,7 @@ def test_a_run_of_many_steps_is_one_vmap_with_gradients():
   for i, one in enumerate(many):
     close(jax.tree.map(lambda x, i=i: x[i], together), price(one), rtol=1e-4)
   energy = lambda p: price(p).energy_j * 1e9
-  slope = jax.jit(jax.grad(energy))(many[0]).mean
+  slope = jax.grad(energy)(many[0]).mean
   assert slope[0, BY_LEFT] == 0 and np.all(np.asarray(slope)[1:] > 0)
   for row, column in ((0, 0), (1, BY_LEFT), (2, BY_RIGHT)):
     step = jnp.zeros((3, 3)).at[row, column].set(0.25)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,9 @@ from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.pricing import verify
 from jaxcodesign.hardware.simulators import activity, systolic
 from jaxcodesign.programs.workload import Gemm
+
+# Integers, in the operations of integers.
+pytestmark = pytest.mark.unoptimized
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")
@@ -133,7 +137,9 @@ def test_the_activity_of_cells_is_that_of_the_trace(shape, dataflow, accounting)
   options = {"rows": rows, "cols": cols, "dataflow": dataflow, "accounting": accounting}
   fold = activity.first_fold(m, k, n, **options)
   ones = lambda length: np.ones((length, k), np.int8)
-  _, trace = systolic.simulate(ones(m), ones(n), **options, toggles=False)
+  # Without the product the compiler leaves out the array.
+  run = jax.jit(lambda a, b: systolic.simulate(a, b, **options, toggles=False)[1])
+  trace = run(ones(m), ones(n))
   states = np.stack([fold.states(cycle) for cycle in range(fold.cycles)])
   np.testing.assert_array_equal(
     (states == activity.MULTIPLYING).sum((1, 2)), trace.busy[0]

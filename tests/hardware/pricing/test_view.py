@@ -94,9 +94,10 @@ def test_the_page_leaves_ground_and_ink_to_its_surroundings(report):
 
 def test_reports_that_are_no_single_design_say_so():
   rows = jnp.array([8.0, 16.0])
-  many = jax.vmap(
-    lambda r: cost.evaluate(WORK, dataclasses.replace(presets.int8_45nm(), rows=r))
-  )(rows)
+  price = lambda r: cost.evaluate(
+    WORK, dataclasses.replace(presets.int8_45nm(), rows=r)
+  )
+  many = jax.jit(jax.vmap(price))(rows)
   with pytest.raises(ValueError, match="traced or of many designs"):
     many.table()
   one = jax.tree.map(lambda x: x[1], many)

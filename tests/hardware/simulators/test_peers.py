@@ -13,6 +13,9 @@ from jaxcodesign.hardware.simulators import peer_scan, peers
 from jaxcodesign.hardware.simulators.peers import Tile
 from jaxcodesign.numerics.formats import terms
 
+# Integers, in the operations of integers.
+pytestmark = pytest.mark.unoptimized
+
 REFERENCE = Path(__file__).parents[2] / "reference"
 ROWS = [
   row

@@ -1,4 +1,6 @@
-"""tMAC, its serial encoder and comparator, and fMAC, against numerics and numpy."""
+"""tMAC, its serial encoder and comparator against numerics and numpy; refusals."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,15 @@ import numpy as np
 import pytest
 
 from jaxcodesign.hardware.simulators import fmac, tmac
-from jaxcodesign.numerics.formats import BlockFloat, terms
+from jaxcodesign.numerics.formats import terms
+
+# Integers, in the operations of integers.
+pytestmark = pytest.mark.unoptimized
+
+keep_largest = jax.jit(
+  terms.keep_largest, static_argnames=("group", "bits", "encoding")
+)
+count_terms = jax.jit(terms.count, static_argnames="encoding")
 
 
 @pytest.mark.parametrize("encoding", ["hese3", "naf", "binary"])
@@ -25,12 +35,12 @@ def test_tmac_is_the_product_of_what_the_budget_leaves(
     encoding=encoding,
   )
   keep = lambda q, k, g: np.asarray(
-    terms.keep_largest(jnp.asarray(q), k, group=g, bits=8, encoding=encoding)
+    keep_largest(jnp.asarray(q), k, group=g, bits=8, encoding=encoding)
   )
   left, right = keep(a, data_terms, 1), keep(b, budget, group)
   np.testing.assert_array_equal(product, left @ right.T)
   assert trace.cycles == 24 // group * budget * data_terms
-  count = lambda q: np.asarray(terms.count(jnp.asarray(q), encoding))
+  count = lambda q: np.asarray(count_terms(jnp.asarray(q), encoding))
   if encoding == "binary":  # what is left keeps its terms
     assert int(trace.busy.sum()) == (count(left) @ count(right).T).sum()
   assert 0 < int(trace.largest) <= group * data_terms
@@ -48,7 +58,7 @@ def test_tmac_with_room_for_all_terms_is_exact():
 def test_serial_encoder_makes_the_digits_of_hese():
   every = jnp.arange(256)
   for bits in (8, 10):
-    expected = terms.digits(every, bits, "hese3")
+    expected = jax.jit(partial(terms.digits, bits=bits, encoding="hese3"))(every)
     np.testing.assert_array_equal(tmac.encode(every, bits=bits), expected)
 
 
@@ -63,43 +73,9 @@ def test_comparator_keeps_what_term_quantization_keeps(monkeypatch):
   )
   for budget in (1, 5, 12, 40):
     kept = tmac.compare(digits, budget)
-    expected = terms.keep_largest(q, budget, group=8, bits=8, encoding="hese3")
+    expected = keep_largest(q, budget, group=8, bits=8, encoding="hese3")
     np.testing.assert_array_equal(np.asarray(kept) @ places, expected)
   assert len(traced) == 1  # a budget is no new program
-
-
-@pytest.mark.parametrize(("left_bits", "right_bits"), [(2, 2), (4, 2), (4, 4), (3, 7)])
-def test_fmac_is_the_product_of_the_block_formats(left_bits, right_bits):
-  rng = np.random.default_rng(3)
-  x = jnp.asarray(rng.normal(size=(6, 64)), jnp.float32)
-  y = jnp.asarray(rng.normal(size=(5, 64)), jnp.float32)
-
-  def coded(values, bits):
-    fmt = BlockFloat(mantissa=bits, block=16)
-    scale = fmt.scale(values)
-    whole = fmt.elements(values, scale, None).astype(jnp.int32)
-    return whole.reshape(-1, 4, 16), scale - (bits - 1), fmt.quantize(values)
-
-  left, left_exponent, rounded = coded(x, left_bits)
-  right, right_exponent, other = coded(y, right_bits)
-  product, busy = fmac.simulate(
-    left,
-    left_exponent,
-    right,
-    right_exponent,
-    left_bits=left_bits,
-    right_bits=right_bits,
-  )
-  assert busy.shape == (4, fmac.passes(left_bits, right_bits))
-  expected = np.zeros((6, 5), np.float32)  # exact within a group, float32 over groups
-  wide = lambda z: np.asarray(z, np.float64).reshape(-1, 4, 16)
-  for g in range(4):
-    expected += (wide(rounded)[:, g] @ wide(other)[:, g].T).astype(np.float32)
-  np.testing.assert_array_equal(product, expected)
-
-
-def test_passes_are_the_published_ones():
-  assert [fmac.passes(*m) for m in ((2, 2), (4, 2), (4, 4))] == [1, 2, 4]
 
 
 def test_bad_input_is_refused():
