@@ -20,24 +20,26 @@ SAME: Round = lambda x: x
 WIDTH, BATCH = 8, 4
 
 
+def normal(seed: int, *shape: int) -> np.ndarray:
+  """Drawn by numpy: in a jitted function XLA would draw while it compiles, slowly."""
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 def params() -> dict[str, jax.Array]:
-  keys = jax.random.split(jax.random.key(0), 5)
-  normal = jax.random.normal
   return {
-    "w": normal(keys[0], (WIDTH, WIDTH)) / 3,
-    "v": normal(keys[1], (WIDTH, WIDTH)) / 3,
-    "stack": normal(keys[2], (3, WIDTH, WIDTH)) / 3,
-    "kernel": normal(keys[3], (3, 3, WIDTH, WIDTH)) / 5,
-    "depth": normal(keys[4], (3, 3, 1, WIDTH)) / 5,
+    "w": jnp.asarray(normal(3, WIDTH, WIDTH) / 3),
+    "v": jnp.asarray(normal(4, WIDTH, WIDTH) / 3),
+    "stack": jnp.asarray(normal(5, 3, WIDTH, WIDTH) / 3),
+    "kernel": jnp.asarray(normal(6, 3, 3, WIDTH, WIDTH) / 5),
+    "depth": jnp.asarray(normal(7, 3, 3, 1, WIDTH) / 5),
   }
 
 
 def inputs() -> jax.Array:
-  return jax.random.normal(jax.random.key(1), (BATCH, WIDTH))
+  return jnp.asarray(normal(1, BATCH, WIDTH))
 
 
-def images() -> jax.Array:
-  return jax.random.normal(jax.random.key(2), (2, 6, 6, WIDTH))
+IMAGES = normal(2, 2, 6, 6, WIDTH)
 
 
 def convolution(leaf: str, strides: tuple[int, int], groups: int, padding: Any) -> Case:
@@ -45,7 +47,7 @@ def convolution(leaf: str, strides: tuple[int, int], groups: int, padding: Any) 
     def fn(p, x):
       kernel = p[leaf][:, :, : WIDTH // groups]
       return G(jax.lax.conv_general_dilated(
-        A(images() * x[0, 0]), W(kernel), strides, padding,
+        A(IMAGES * x[0, 0]), W(kernel), strides, padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
       ))  # fmt: skip
 

@@ -12,6 +12,33 @@ import jax.extend.core as jex
 import numpy as np
 
 
+def broadcast(x, p):
+  shape = np.ones(len(p["shape"]), int)
+  shape[list(p["broadcast_dimensions"])] = x.shape
+  return np.broadcast_to(x.reshape(shape), p["shape"])
+
+
+def reshape(x, p):
+  order = p["dimensions"]
+  return (x if order is None else x.transpose(order)).reshape(p["new_sizes"])
+
+
+# jax would compile each of these for each shape.
+NUMPY = {
+  "add": lambda x, y, p: x + y,
+  "add_any": lambda x, y, p: x + y,
+  "mul": lambda x, y, p: x * y,
+  "integer_pow": lambda x, p: x ** p["y"],
+  "square": lambda x, p: x * x,
+  "transpose": lambda x, p: x.transpose(p["permutation"]),
+  "rev": lambda x, p: np.flip(x, p["dimensions"]),
+  "reduce_sum": lambda x, p: x.sum(axis=tuple(p["axes"])),
+  "reshape": reshape,
+  "squeeze": lambda x, p: x.squeeze(tuple(p["dimensions"])),
+  "broadcast_in_dim": broadcast,
+}
+
+
 class Counter:
   """Runs a jaxpr on numpy arrays; `products` holds the multiplications of each."""
 
@@ -45,6 +72,8 @@ class Counter:
       return self.scan(eqn, args)
     if name == "cond":
       return self.cond(args, p["branches"])
+    if name in NUMPY:
+      return [NUMPY[name](*args, p).astype(eqn.outvars[0].aval.dtype)]
     out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(p))
     return [np.asarray(x) for x in (out if eqn.primitive.multiple_results else [out])]
 

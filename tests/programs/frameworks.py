@@ -1,6 +1,7 @@
 """The same two-layer network, relu between, as plain jax, linen, nnx and equinox."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +18,7 @@ class Network(NamedTuple):
   weights: tuple[str, str]  # names of the two matrices
 
 
+@functools.cache
 def plain() -> Network:
   one, two = jax.random.split(jax.random.key(0))
   params = {
@@ -38,6 +40,7 @@ class Linen(linen.Module):
     return linen.Dense(OUTPUT)(x)
 
 
+@functools.cache
 def of_linen() -> Network:
   params = Linen().init(jax.random.key(0), jnp.ones((1, INPUT)))
   names = ("params/Dense_0/kernel", "params/Dense_1/kernel")
@@ -53,12 +56,14 @@ class Nnx(nnx.Module):
     return self.second(nnx.relu(self.first(x)))
 
 
+@functools.cache
 def of_nnx() -> Network:
   graph, state = nnx.split(Nnx(nnx.Rngs(0)))
   fn = lambda state, x: nnx.merge(graph, state)(x)
   return Network(fn, state, ("first/kernel", "second/kernel"))
 
 
+@functools.cache
 def of_equinox() -> Network:
   whole = eqx.nn.MLP(INPUT, OUTPUT, HIDDEN, depth=1, key=jax.random.key(0))
   params, rest = eqx.partition(whole, eqx.is_array)

@@ -35,8 +35,9 @@ def layer(p, x):
 
 def gradients(policy, fn=layer, key=None):
   quantized = jaxcodesign.quantize(fn, policy, key=key)
-  loss = lambda p, x: jnp.sum(quantized(p, x) * COMING)
-  by_weight, by_input = jax.jit(jax.grad(loss, argnums=(0, 1)))(W, X)
+  # An argument: XLA rounds a constant while it compiles, slowly.
+  loss = lambda p, x, coming: jnp.sum(quantized(p, x) * coming)
+  by_weight, by_input = jax.jit(jax.grad(loss, argnums=(0, 1)))(W, X, COMING)
   return by_weight["w"], by_input
 
 
@@ -53,7 +54,7 @@ def gradients(policy, fn=layer, key=None):
 def test_every_product_rounds_along_its_own_contraction(
   gradient, by_input, by_weight, weight, activation
 ):
-  rounded = lambda fmt, x: x if fmt is None else fmt.quantize(x)
+  rounded = lambda fmt, x: x if fmt is None else jax.jit(fmt.quantize)(x)
   slope_w, slope_x = gradients([Rule("w", W3, A4, gradient)])
   wanted_x = rounded(by_input, COMING) @ rounded(weight, W["w"]).T  # over n
   wanted_w = rounded(activation, X.T) @ rounded(by_weight, COMING.T).T  # over m
@@ -69,16 +70,22 @@ def test_blocks_of_a_strided_convolution_lie_along_each_contraction():
   )
   fmt = BlockFloat(3, block=4)
   quantized = jaxcodesign.quantize(lambda w, x: conv(x, w), [Rule("*", gradient=fmt)])
-  loss = lambda w, x: jnp.sum(quantized(w, x) * coming)
-  by_kernel, by_image = jax.jit(jax.grad(loss, argnums=(0, 1)))(kernel, image)
-  _, pull = jax.vjp(conv, image, kernel)
-  # Input gradient: the sum runs over filters. Weight gradient: over images and pixels,
-  # images fastest.
-  np.testing.assert_allclose(by_image, pull(fmt.quantize(coming))[0], rtol=1e-4)
-  flat = jnp.transpose(coming, (3, 1, 2, 0)).reshape(16, -1)
-  along = fmt.quantize(flat).reshape(16, 4, 4, 2)
-  wanted = pull(jnp.transpose(along, (3, 1, 2, 0)))[1]
-  np.testing.assert_allclose(by_kernel, wanted, rtol=1e-4, atol=1e-4)
+  loss = lambda w, x, coming: jnp.sum(quantized(w, x) * coming)
+  by_kernel, by_image = jax.jit(jax.grad(loss, argnums=(0, 1)))(kernel, image, coming)
+
+  @jax.jit
+  def by_hand(image, kernel, coming):
+    _, pull = jax.vjp(conv, image, kernel)
+    # Input gradient: the sum runs over filters. Weight gradient: over images and
+    # pixels, images fastest.
+    flat = jnp.transpose(coming, (3, 1, 2, 0)).reshape(16, -1)
+    along = fmt.quantize(flat).reshape(16, 4, 4, 2)
+    by_kernel = pull(jnp.transpose(along, (3, 1, 2, 0)))[1]
+    return pull(fmt.quantize(coming))[0], by_kernel
+
+  wanted = by_hand(image, kernel, coming)
+  np.testing.assert_allclose(by_image, wanted[0], rtol=1e-4)
+  np.testing.assert_allclose(by_kernel, wanted[1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_schedule_of_mantissas_compiles_once():
@@ -99,12 +106,16 @@ def test_a_schedule_of_mantissas_compiles_once():
 @pytest.mark.parametrize("source", [noise.Counter, noise.Threefry, noise.Lfsr])
 def test_gradients_are_noisy_and_the_forward_pass_is_not(source):
   rule = Rule("*", A4, A4, G2)
-  key = lambda seed: source(jax.random.key(seed))
-  one, two = (gradients([rule], key=key(seed)) for seed in (0, 1))
-  again = gradients([rule], key=key(0))
+
+  @jax.jit
+  def run(key):
+    noisy = jaxcodesign.quantize(layer, [rule], key=source(key))
+    return gradients([rule], key=source(key)), noisy(W, X)
+
+  (one, values), (again, _) = (run(jax.random.key(0)) for _ in range(2))
+  two, others = run(jax.random.key(1))
   assert all(map(np.array_equal, one, again)) and not any(map(np.array_equal, one, two))
-  values = [jaxcodesign.quantize(layer, [rule], key=key(s))(W, X) for s in (0, 1)]
-  np.testing.assert_array_equal(*values)
+  np.testing.assert_array_equal(values, others)
 
 
 def test_clipped_gradients_stop_where_values_saturate():

@@ -119,31 +119,24 @@ def same(found, wanted):
 
 @pytest.fixture(scope="module")
 def plain():
-  """X [4, 6, 20], and what each of the steps tells when it is jitted alone."""
-  x, step = normal(2, 4, 6, 20), jax.jit(told)
+  """X [128, 6, 20], and what each of the steps tells when it is jitted alone."""
+  x, step = normal(2, 16 * DEVICES, 6, 20), jax.jit(told)
   found = [step(PARAMS, x, jnp.int32(i)) for i in range(STEPS)]
   early, late = found[0][1][2], found[-1][1][2]
   assert (early[:, :3] == 2).any() and late[:, :3].sum() > early[:, :3].sum()
   return x, found
 
 
-def test_a_scan_over_steps(plain):
+def test_a_scan_over_steps_with_rematerialization(plain):
   x, wanted = plain
-  body = lambda carry, number: (carry, told(PARAMS, x, number))
+  body = lambda carry, number: (carry, told(PARAMS, x, number, wrap=jax.checkpoint))
   _, found = jax.jit(lambda n: jax.lax.scan(body, None, n))(jnp.arange(STEPS))
   for i, one in enumerate(wanted):
     same(jax.tree.map(lambda a, i=i: a[i], found), one)
 
 
-def test_rematerialization(plain):
-  x, wanted = plain
-  step = jax.jit(functools.partial(told, wrap=jax.checkpoint))
-  same(step(PARAMS, x, jnp.int32(1)), wanted[1])
-
-
 def test_a_vmap_decides_for_each_example_and_sums_what_it_tells(plain):
-  x, _ = plain
-  step, number = jax.jit(told), jnp.int32(1)
+  x, step, number = plain[0][:4], jax.jit(told), jnp.int32(1)
   each = [step(PARAMS, x[i : i + 1], number) for i in range(4)]
   over = lambda loss: (
     lambda p, x, q: jnp.sum(jax.vmap(lambda x: loss(p, x[None], q))(x))
@@ -163,13 +156,13 @@ def spread(fn, *args):
   return jax.jit(fn, in_shardings=where), args
 
 
-def test_a_batch_over_eight_devices():
-  x = normal(3, 16 * DEVICES, 6, 20)
+def test_a_batch_over_eight_devices(plain):
+  x, wanted = plain
   step = lambda params, x: told(params, x, jnp.int32(1))
   run, args = spread(step, PARAMS, x)
   found = run(*args)
   assert len(found[1][1].sharding.device_set) == DEVICES
-  same(found, jax.jit(step)(PARAMS, x))
+  same(found, wanted[1])
 
 
 def mlp(params, x):

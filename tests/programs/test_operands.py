@@ -22,9 +22,11 @@ FORMATS = (
 @pytest.mark.parametrize("bits", [None, 8])
 def test_taps_and_channels_apart_change_no_bit(fmt, bits):
   source = noise.Counter(jax.random.key(2), bits) if bits else None
-  merged, apart = (
-    operands.round_operand(None, "", False, fmt, X, source, False, taps)
-    for taps in (1, 9)
-  )
+  merged, apart = jax.jit(
+    lambda x: [
+      operands.round_operand(None, "", False, fmt, x, source, False, taps)
+      for taps in (1, 9)
+    ]
+  )(X)
   np.testing.assert_array_equal(merged, apart)
   assert not np.array_equal(merged, X)

@@ -59,12 +59,12 @@ def quantize_modules(model):
 def ours_equinox():
   _, params, fn = of_equinox()
   quantized = jaxcodesign.quantize(fn, [Rule("*", Fixed(8), Fixed(8))])
-  return [f(params, cases.inputs()) for f in (quantized, fn)]
+  return [jax.jit(f)(params, cases.inputs()) for f in (quantized, fn)]
 
 
-VALUE = lambda loss, params: loss(params)
-GRAD = lambda loss, params: jax.grad(loss)(params)
-TANGENT = lambda loss, params: jax.jvp(loss, (params,), (params,))[1]
+VALUE = lambda loss, params: jax.jit(loss)(params)
+GRAD = lambda loss, params: jax.jit(jax.grad(loss))(params)
+TANGENT = lambda loss, p: jax.jit(lambda p: jax.jvp(loss, (p,), (p,))[1])(p)
 C = cases.CASES
 TRIED = {
   "a plain function": (

@@ -11,7 +11,7 @@ from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def params():
   keys = jax.random.split(jax.random.key(0), 3)
   return {
@@ -20,7 +20,7 @@ def params():
   }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def images():
   return jax.random.normal(jax.random.key(1), (2, 6, 6, 8))
 
@@ -36,18 +36,19 @@ def network(params, x):
 
 def test_weights_are_rounded_per_output_channel_along_the_contraction(params, images):
   fmt = Fixed(4, "channel")
-  by_hand = dict(params)
-  kernel = jnp.transpose(params["conv"], (3, 0, 1, 2)).reshape(16, -1)
-  by_hand["conv"] = jnp.transpose(
-    fmt.quantize(kernel).reshape(16, 3, 3, 8), (1, 2, 3, 0)
-  )
-  by_hand["dense"] = {
-    "kernel": fmt.quantize(params["dense"]["kernel"].T).T,
-    "bias": params["dense"]["bias"],
-  }
+
+  @jax.jit
+  def by_hand(params, images):
+    kernel = jnp.transpose(params["conv"], (3, 0, 1, 2)).reshape(16, -1)
+    kernel = fmt.quantize(kernel).reshape(16, 3, 3, 8)
+    dense = params["dense"]
+    dense = {"kernel": fmt.quantize(dense["kernel"].T).T, "bias": dense["bias"]}
+    rounded = {"conv": jnp.transpose(kernel, (1, 2, 3, 0)), "dense": dense}
+    return network(rounded, images)
+
   quantized = jaxcodesign.quantize(network, [Rule("*", weight=fmt)])
   np.testing.assert_allclose(
-    jax.jit(quantized)(params, images), jax.jit(network)(by_hand, images), rtol=1e-5
+    jax.jit(quantized)(params, images), by_hand(params, images), rtol=1e-5
   )
 
 
@@ -55,7 +56,8 @@ def test_activations_are_rounded_along_channels(params, images):
   fmt = Terms(2, group=1)
   quantized = jaxcodesign.quantize(network, [Rule("conv", activation=fmt)])
   np.testing.assert_array_equal(
-    jax.jit(quantized)(params, images), jax.jit(network)(params, fmt.quantize(images))
+    jax.jit(quantized)(params, images),
+    jax.jit(lambda p, x: network(p, fmt.quantize(x)))(params, images),
   )
 
 
@@ -63,8 +65,10 @@ def test_first_match_wins_and_the_rest_stays(params, images):
   policy = [Rule("conv", weight=Fixed(3)), Rule("c*", weight=Fixed(8)), Rule("dense*")]
   with pytest.raises(ValueError, match=r"rule 1 \('c\*'\) decides nothing"):
     jaxcodesign.quantize(network, policy)(params, images)
-  first = jaxcodesign.quantize(network, [policy[0], policy[2]])(params, images)
-  only = jaxcodesign.quantize(network, [policy[0]])(params, images)
+  first, only = (
+    jax.jit(jaxcodesign.quantize(network, rules))(params, images)
+    for rules in ([policy[0], policy[2]], [policy[0]])
+  )
   np.testing.assert_array_equal(first, only)
 
 
@@ -83,13 +87,18 @@ def test_gradient_is_straight_through(params, images):
   loss = lambda p: jaxcodesign.quantize(network, [Rule("dense*", fmt, fmt)])(
     p, images
   ).sum()
-  slope = jax.grad(loss)(params)["dense"]["kernel"]
-  hidden = jax.nn.relu(
-    jax.lax.conv_general_dilated(
-      images, params["conv"], (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC")
-    )
-  ).mean((1, 2))
-  wanted = jnp.broadcast_to(fmt.quantize(hidden).sum(0)[:, None], slope.shape)
+  slope = jax.jit(jax.grad(loss))(params)["dense"]["kernel"]
+
+  @jax.jit
+  def by_hand(kernel):
+    hidden = jax.nn.relu(
+      jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", None, None, ("NHWC", "HWIO", "NHWC")
+      )
+    ).mean((1, 2))
+    return fmt.quantize(hidden).sum(0)[:, None]
+
+  wanted = np.broadcast_to(by_hand(params["conv"]), slope.shape)
   np.testing.assert_allclose(slope, wanted, rtol=1e-5)
 
 
@@ -147,14 +156,19 @@ def test_operands_are_rounded_where_they_lie(spec):
   program = str(
     jax.make_jaxpr(jaxcodesign.quantize(product, [Rule("*", fmt, fmt)]))({"w": w}, x)
   )
-  rounded = [
-    jnp.moveaxis(
-      fmt.quantize(jnp.moveaxis(a, names.index("j"), -1)), -1, names.index("j")
-    )
-    for a, names in ((x, left), (w, right))
-  ]
-  found = jaxcodesign.quantize(product, [Rule("*", fmt, fmt)])({"w": w}, x)
-  np.testing.assert_allclose(found, jnp.einsum(spec, *rounded), rtol=1e-6, atol=1e-6)
+
+  @jax.jit
+  def both(w, x):
+    rounded = [
+      jnp.moveaxis(
+        fmt.quantize(jnp.moveaxis(a, names.index("j"), -1)), -1, names.index("j")
+      )
+      for a, names in ((x, left), (w, right))
+    ]
+    found = jaxcodesign.quantize(product, [Rule("*", fmt, fmt)])({"w": w}, x)
+    return found, jnp.einsum(spec, *rounded)
+
+  np.testing.assert_allclose(*both(w, x), rtol=1e-6, atol=1e-6)
   # Blocks of 8 along the contraction, beside the other axis as the program has it.
   assert (f"1,4,8,{sizes['i']}]" in program) == (left == "ji")
   assert (f"1,4,8,{sizes['k']}]" in program) == (right == "jk")

@@ -30,7 +30,7 @@ def loss_of(fn):
   def loss(p, x):
     out = fn(p, x)
     # Not its square: gradients would fall on ties of their own grid.
-    coming = jax.random.normal(jax.random.key(7), out.shape)
+    coming = cases.normal(7, *out.shape)
     return jnp.sum(out.astype("f4") * coming), out
 
   return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
