@@ -12,7 +12,6 @@ from jaxcodesign.hardware.simulators import activity, systolic
 from jaxcodesign.programs.workload import Gemm
 
 # Integers, in the operations of integers.
-pytestmark = pytest.mark.unoptimized
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")

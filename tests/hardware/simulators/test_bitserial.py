@@ -8,7 +8,6 @@ import pytest
 from jaxcodesign.hardware.simulators import bitserial
 
 # Integers, in the operations of integers.
-pytestmark = pytest.mark.unoptimized
 
 
 def wrapped(x, bits):

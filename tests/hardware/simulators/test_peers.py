@@ -14,7 +14,6 @@ from jaxcodesign.hardware.simulators.peers import Tile
 from jaxcodesign.numerics.formats import terms
 
 # Integers, in the operations of integers.
-pytestmark = pytest.mark.unoptimized
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 ROWS = [

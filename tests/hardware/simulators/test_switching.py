@@ -13,8 +13,6 @@ from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.hardware.simulators import array_scan, switching, systolic
 from jaxcodesign.programs.workload import Gemm, Workload
 
-pytestmark = pytest.mark.unoptimized
-
 SIZES = (32, 48, 24)
 
 

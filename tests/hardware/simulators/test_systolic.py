@@ -12,7 +12,6 @@ from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.numerics.sparsity import column_combining
 
 # Integers, in the operations of integers.
-pytestmark = pytest.mark.unoptimized
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")

@@ -11,7 +11,6 @@ from jaxcodesign.hardware.simulators import fmac, tmac
 from jaxcodesign.numerics.formats import terms
 
 # Integers, in the operations of integers.
-pytestmark = pytest.mark.unoptimized
 
 keep_largest = jax.jit(
   terms.keep_largest, static_argnames=("group", "bits", "encoding")
