@@ -12,11 +12,13 @@ run: $(VENV)/.run
 	$(PY) -m launch.codesign configs/fashion_codesign.py $(ARGS)
 
 # What claims bits is compiled as users compile, the rest quickly: see tests/conftest.py.
-# Exit code 5 is a part in which ARGS selects nothing.
+# Exit code 5 is a part in which ARGS selects nothing. REPORTS keeps durations.
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
+REPORT = $(if $(REPORTS),--junitxml $(REPORTS)/$(1).xml)
 test: $(VENV)/.test
-	$(PYTEST) -m exact $(ARGS) || [ $$? = 5 ]
-	JAXCODESIGN_TESTS=quick $(PYTEST) -m "not exact" $(ARGS) || [ $$? = 5 ]
+	$(PYTEST) -m exact $(call REPORT,exact) $(ARGS) || [ $$? = 5 ]
+	JAXCODESIGN_TESTS=quick $(PYTEST) -m "not exact" $(call REPORT,quick) $(ARGS) \
+	  || [ $$? = 5 ]
 
 # Formats and transforms on a second, newer Python, where constraints.txt names the
 # newest jax.
