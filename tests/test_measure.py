@@ -51,7 +51,7 @@ def test_products_are_twenty_and_spread():
 
 @pytest.mark.parametrize("chip", [None, chips.h100_sxm()])
 def test_a_network_is_timed_and_predicted(chip):
-  found = measure.compare("tiny", TINY, chip=chip, format="fp32", largest=16)
+  found = measure.compare("tiny", TINY, chip=chip, format="fp32", largest=8)
   assert found.predicted_s.shape == found.measured_s.shape == (21,)
   assert np.all(found.measured_s > 0) and 0 < found.compute_share <= 1
   work = trace(TINY.fn)(TINY.params, TINY.inputs)
@@ -75,10 +75,10 @@ def test_a_network_is_timed_and_predicted(chip):
 def test_the_launcher_measures_and_draws(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(launcher.NETWORKS, "gpt2", lambda batch, tokens: GPT)
   picture = tmp_path / "scatter.png"
-  argv = ["gpt2", "--measure", "--largest", "16", "--picture", str(picture)]
+  argv = ["gpt2", "--measure", "--largest", "8", "--picture", str(picture)]
   assert launcher.main(argv) == 0
   said = capsys.readouterr().out
-  assert "16 x 16 x 16" in said and "mean error" in said and "in bf16" in said
+  assert "8 x 8 x 8" in said and "mean error" in said and "in bf16" in said
   assert picture.stat().st_size > 10_000
   assert launcher.main([*argv, "--largest", "4"]) == 1
   assert "largest=4" in capsys.readouterr().err

@@ -243,16 +243,21 @@ def visit(
   """
   counts = -(-whole.sizes // whole.tiles)
   stride = _strides(whole, counts)
-  at, before, after = ((i + d) // stride % counts for d in (0, -1, 1))
+  # Of the tile before, this one, and the one after.
+  places = (
+    (i + jnp.arange(-1, 2, dtype=i.dtype))[:, None] // stride[None] % counts[None]
+  )
+  at = places[1]
   extent = jnp.minimum(whole.tiles, whole.sizes - at * whole.tiles)
   extent = extent.astype(jnp.result_type(float))
-  other = lambda x, d: jnp.any(at[jnp.array(INDICES[d])] != x[jnp.array(INDICES[d])])
-  moved_on = jnp.stack([other(before, d) for d in range(3)]) | (i == 0)
+  used = places[:, jnp.array(INDICES)]  # [3, buffers, 2]
+  change = jnp.any(used[1:] != used[:-1], axis=2)
+  moved_on = change[0] | (i == 0)
   first = at[jnp.array(REUSED)] == 0
   fresh = moved_on & (~stay | first)
   final = at[1] == counts[1] - 1
   resumes = moved_on[2] & ~stay[2] & (at[1] > 0)
-  spills = ~final & ~stay[2] & other(after, 2)
+  spills = ~final & ~stay[2] & change[1, 2]
 
   act, weight, wide = loops.widths(a)
   held = loops.areas(extent) * loops.widths(a)

@@ -11,7 +11,7 @@ import pytest
 from jaxcodesign.hardware.simulators import bitserial, systolic
 from jaxcodesign.numerics.sparsity import column_combining
 
-# Integers, in the operations of integers.
+# Integers, in the operations of integers, and floats to a tolerance.
 
 DATAFLOWS = ("os", "ws", "is")
 ACCOUNTINGS = ("rtl", "scalesim")
@@ -171,6 +171,34 @@ def test_narrow_integers_lie_in_bytes_and_numpy_sizes_do_not_wrap():
   assert systolic.cycles(*sizes, "os") == 25_000 * 6_250 * (50_000 + 23)
 
 
+def plain(a, b):
+  return jnp.matmul(a, b.T, preferred_element_type=jnp.float32)
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_floats_and_their_gradients(dataflow):
+  rng = np.random.default_rng(2)
+  a, b = (jnp.asarray(rng.normal(size=(9, 22)), jnp.float32) for _ in range(2))
+
+  options = {"rows": 5, "cols": 7, "dataflow": dataflow}
+
+  def run(a, b):
+    product, _ = systolic.simulate(a, b, **options, toggles=dataflow == "os")
+    return jnp.sum(jnp.sin(product)), product
+
+  def wanted(a, b):
+    return jnp.sum(jnp.sin(plain(a, b))), plain(a, b)
+
+  pull = lambda f: jax.jit(jax.grad(f, argnums=(0, 1), has_aux=True))(a, b)
+  (slopes, product), (expected, _) = pull(run), pull(wanted)
+  np.testing.assert_allclose(product, plain(a, b), rtol=2e-5, atol=2e-5)
+  for got, one in zip(slopes, expected):
+    np.testing.assert_allclose(got, one, rtol=2e-4, atol=2e-4)
+  narrow = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+  product, _ = systolic.simulate(*narrow, **options, toggles=dataflow == "ws")
+  np.testing.assert_allclose(product, plain(*narrow), rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("accounting", ACCOUNTINGS)
 @pytest.mark.parametrize("alpha", [1, 3, 8])
 def test_packed_cells_multiply_the_input_they_select(alpha, accounting):
@@ -203,9 +231,10 @@ def test_a_combined_matrix_is_its_pruned_one_in_fewer_cycles(method):
   dense = integers(rng, (96, 94)) * (rng.random((96, 94)) < 0.16)
   a = integers(rng, (20, 94))
   groups = column_combining.group_columns(dense, alpha=8, gamma=0.5, method=method)
-  pruned = column_combining.prune_conflicts(dense, groups)
+
+  pruned = jax.jit(lambda x: column_combining.prune_conflicts(x, groups))(dense)
   packed = column_combining.pack(pruned, groups)
-  lanes = np.asarray(column_combining.gather(a, groups))
+  lanes = np.asarray(jax.jit(lambda x: column_combining.gather(x, groups))(a))
   values, channel = np.asarray(packed.values), np.asarray(packed.channel)
   options = {"rows": 16, "cols": 32}
   product, trace = systolic.simulate_packed(
