@@ -8,6 +8,8 @@ import pytest
 
 from jaxcodesign.models.batch_norm import BatchNorm
 
+pytestmark = pytest.mark.unoptimized
+
 CHANNELS = 6
 
 

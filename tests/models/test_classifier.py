@@ -11,6 +11,8 @@ import pytest
 from jaxcodesign import models, tree
 from jaxcodesign.training import losses
 
+pytestmark = pytest.mark.unoptimized
+
 BLOCKS = {"width": 0.25, "stem": (32, 1), "blocks": ((32, 2), (64, 1))}
 MODELS = [
   models.Cnn(channels=(8,), hidden=8),

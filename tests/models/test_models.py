@@ -11,6 +11,8 @@ import pytest
 from jaxcodesign import models
 from jaxcodesign.training import losses
 
+pytestmark = pytest.mark.unoptimized
+
 SMALL = models.Cnn(channels=(8, 8), hidden=8)
 
 
