@@ -1,4 +1,4 @@
-"""Where the seconds of a test run went: the 20 slowest tests, and the sum of each folder.
+"""Where the seconds of a test run went: the 20 slowest tests, the sum of each folder.
 
 python slowest.py REPORT.xml ...     what pytest wrote with --junitxml
 """

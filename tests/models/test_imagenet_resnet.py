@@ -23,7 +23,7 @@ SHAPE, CLASSES = (17, 10, 3), 5
 
 @functools.cache
 def init(model):
-  params = model.init(jax.random.key(1), SHAPE, CLASSES)
+  params = jax.jit(lambda key: model.init(key, SHAPE, CLASSES))(jax.random.key(1))
   return numpy_layers.disturbed(params)
 
 
@@ -148,9 +148,13 @@ def test_a_block_begins_as_its_shortcut():
 def test_block_floating_point_trains_it_again_under_checkpoint():
   model, bfp = dataclasses.replace(NECK, blocks=(1,)), BlockFloat(4)
   apply = lambda params, x: model.forward(params, x, train=True).logits
-  noisy = quantize(apply, [Rule("*", bfp, bfp, bfp)], key=jax.random.key(0))
-  loss = lambda p: losses.cross_entropy(noisy(p, images()), jnp.arange(2))
-  slope = jax.jit(jax.grad(jax.checkpoint(loss)))(init(model))
+
+  def loss(params, x, key):
+    noisy = quantize(apply, [Rule("*", bfp, bfp, bfp)], key=key)
+    return losses.cross_entropy(noisy(params, x), jnp.arange(2))
+
+  slope_of = jax.jit(jax.grad(jax.checkpoint(loss)))
+  slope = slope_of(init(model), images(), jax.random.key(0))
   for name, leaf in tree.named_leaves(slope).items():
     moving = name.endswith(("norm/mean", "norm/var"))
     assert np.all(np.isfinite(leaf)) and np.any(leaf != 0) != moving, name

@@ -57,7 +57,8 @@ def test_apply_matches_numpy(separable):
     width=SMALL.width, stem=SMALL.stem, blocks=SMALL.blocks, separable=separable
   )
   shape = (9, 6, 3)
-  params = numpy_layers.disturbed(model.init(jax.random.key(1), shape, 5))
+  init = jax.jit(lambda key: model.init(key, shape, 5))
+  params = numpy_layers.disturbed(init(jax.random.key(1)))
   x = np.random.default_rng(0).random((2, *shape), np.float32)
   found = jax.jit(model.forward)(params, x)
 

@@ -24,7 +24,7 @@ SHAPE, CLASSES = (8, 7, 3), 5  # a column of zeros makes 2 x 2 patches
 @functools.cache
 def init(model):
   """Parameters whose biases and scales are no longer zeros and ones."""
-  params = model.init(jax.random.key(1), SHAPE, CLASSES)
+  params = jax.jit(lambda key: model.init(key, SHAPE, CLASSES))(jax.random.key(1))
   rng = np.random.default_rng(0)
   noise = lambda p: p + 0.3 * rng.normal(size=p.shape).astype("f4")
   return jax.tree.map(noise, params)
@@ -180,8 +180,13 @@ def test_block_floating_point_trains_it():
   bfp = BlockFloat(4)
   policy = [Rule("*", bfp, bfp, bfp)]
   params, x = init(model), images()
-  noisy = quantize(model.apply, policy, key=jax.random.key(0))
-  slope = jax.jit(jax.grad(functools.partial(loss, noisy)))(params, x)
+
+  @jax.jit
+  @jax.grad
+  def slope_of(params, x, key):
+    return loss(quantize(model.apply, policy, key=key), params, x)
+
+  slope = slope_of(params, x, jax.random.key(0))
   for name, leaf in tree.named_leaves(slope).items():
     assert np.all(np.isfinite(leaf)) and np.any(leaf != 0), name
 
@@ -191,7 +196,7 @@ def test_bfloat16_is_near():
   half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), (params, x))
   found = jax.jit(TOKEN.apply)(*half)
   assert found.dtype == jnp.bfloat16
-  wanted = TOKEN.apply(params, x)
+  wanted = jax.jit(TOKEN.apply)(params, x)
   assert np.max(np.abs(found.astype(jnp.float32) - wanted)) < 0.1 * np.std(wanted)
 
 

@@ -10,6 +10,14 @@ from jaxcodesign.numerics.formats import Fixed, Terms
 from jaxcodesign.numerics.formats.calibration import Calibrated
 
 N, K, M = 6, 32, 200
+# On the grid of another array, in one compilation for both.
+round_to = jax.jit(lambda fmt, x, like: fmt.round(x, fmt.scale(like)))
+
+
+def quantize(fmt, x):
+  return round_to(fmt, x, x)
+
+
 FAMILIES = [
   Fixed(4, "channel"), Fixed(3, 16), Fixed(4, "tensor", grid="affine"), formats.E2M1,
   formats.MXFP4, formats.NVFP4, formats.BlockFloat(2, block=8),
@@ -35,11 +43,10 @@ def obvious_gptq(fmt, weight, x, width, damp=0.01):
   w, out = np.float64(weight), np.zeros(weight.shape)
   h = np.float64(x).T @ np.float64(x) / len(x)
   h += damp * np.mean(np.diag(h)) * np.eye(K)
-  scale = fmt.scale(weight)
   for start in range(0, K, width):
     here, rest = np.arange(start, start + width), np.arange(start, K)
     # Rounding whole rows finds every scale its place.
-    rounded = np.array(fmt.round(jnp.float32(w), scale))[:, here]
+    rounded = np.array(round_to(fmt, np.float32(w), weight))[:, here]
     inverse = np.linalg.inv(h[np.ix_(rest, rest)])
     off = np.linalg.solve(inverse[:width, :width].T, (w[:, here] - rounded).T).T
     w[:, rest] -= off @ inverse[:width]
@@ -59,8 +66,8 @@ def test_gptq_is_its_formula(layer, fmt, width):
   got = np.array(post_training.gptq(fmt, weight, x, block=8))
   wanted = obvious_gptq(fmt, weight, x, width)
   worse = [output_error(weight[i], wanted[i], x) > output_error(weight[i], r, x)
-           for i, r in enumerate(fmt.quantize(weight))]  # fmt: skip
-  wanted = np.where(np.array(worse)[:, None], fmt.quantize(weight), wanted)
+           for i, r in enumerate(quantize(fmt, weight))]  # fmt: skip
+  wanted = np.where(np.array(worse)[:, None], quantize(fmt, weight), wanted)
   # A value on the border of two steps may fall otherwise in float32; few do.
   assert np.mean(~np.isclose(got, wanted, rtol=1e-5, atol=1e-6)) < 0.03
   if not any(worse):
@@ -70,12 +77,12 @@ def test_gptq_is_its_formula(layer, fmt, width):
 @pytest.mark.parametrize("fmt", FAMILIES, ids=repr)
 def test_every_format_gains_and_stays_on_its_grid(layer, fmt):
   weight, x = layer
-  nearest = output_error(weight, fmt.quantize(weight), x)
+  nearest = output_error(weight, quantize(fmt, weight), x)
   rounded = post_training.gptq(fmt, weight, x)
-  np.testing.assert_array_equal(fmt.round(rounded, fmt.scale(weight)), rounded)
+  np.testing.assert_array_equal(round_to(fmt, rounded, weight), rounded)
   assert output_error(weight, rounded, x) < 0.95 * nearest
   factors, scaled = post_training.awq(fmt, weight, x)
-  np.testing.assert_array_equal(fmt.quantize(weight * factors[None]), scaled)
+  np.testing.assert_array_equal(quantize(fmt, weight * factors[None]), scaled)
   assert output_error(weight, scaled / factors[None], x) <= 1.001 * nearest
 
 
@@ -83,7 +90,7 @@ def test_white_activations_leave_rounding_to_nearest(layer):
   weight = layer[0]
   for fmt in (Fixed(4, "channel"), Terms(9)):
     got = post_training.gptq(fmt, weight, jnp.eye(K))
-    np.testing.assert_array_equal(got, fmt.quantize(weight))
+    np.testing.assert_array_equal(got, quantize(fmt, weight))
 
 
 def test_order_and_blocks_and_dead_channels(layer):
@@ -92,10 +99,10 @@ def test_order_and_blocks_and_dead_channels(layer):
   plain = post_training.gptq(fmt, weight, x)
   blocks = post_training.gptq(fmt, weight, x, block=5)  # does not divide 32
   assert np.mean(~np.isclose(plain, blocks, atol=1e-6)) < 0.03
-  np.testing.assert_array_equal(plain[:, 5], fmt.quantize(weight)[:, 5])
+  np.testing.assert_array_equal(plain[:, 5], quantize(fmt, weight)[:, 5])
   ordered = post_training.gptq(fmt, weight, x, order=True)
   assert not np.array_equal(ordered, plain)
-  nearest = output_error(weight, fmt.quantize(weight), x)
+  nearest = output_error(weight, quantize(fmt, weight), x)
   assert output_error(weight, ordered, x) < 0.9 * nearest
   assert np.isfinite(post_training.awq(fmt, weight, x)[1]).all()
   assert post_training.smooth(weight, x)[5] == 1
@@ -108,7 +115,7 @@ def test_awq_picks_the_best_power(layer):
   for power in np.arange(20) / 20:
     f = np.maximum(mean**power, 1e-4)
     f = jnp.float32(f / np.sqrt(f.max() * f.min()))
-    errors.append(output_error(weight, fmt.quantize(weight * f[None]) / f[None], x))
+    errors.append(output_error(weight, quantize(fmt, weight * f[None]) / f[None], x))
   factors, scaled = post_training.awq(fmt, weight, x)
   found = output_error(weight, scaled / factors[None], x)
   np.testing.assert_allclose(found, min(errors), rtol=1e-3)

@@ -33,7 +33,12 @@ def loss_of(fn):
     coming = cases.normal(7, *out.shape)
     return jnp.sum(out.astype("f4") * coming), out
 
-  return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+  return jax.grad(loss, argnums=(0, 1), has_aux=True)
+
+
+def together(*fns):
+  """`fns` of the same arguments in one compilation."""
+  return jax.jit(lambda *args: [fn(*args) for fn in fns])
 
 
 def close(got, wanted, tolerance=2e-5):
@@ -66,17 +71,17 @@ def test_it_computes_what_rounding_by_hand_computes(name, backward):
   by_hand = case(WEIGHT.quantize, ACTIVATION.quantize, back)
   quantized = jaxcodesign.quantize(plain, [rule])
   if name in NOT_REVERSED:
-    close(jax.jit(quantized)(p, x), jax.jit(by_hand)(p, x))
-    assert not np.array_equal(quantized(p, x), plain(p, x))
+    got, wanted, exact = together(quantized, by_hand, plain)(p, x)
+    close(got, wanted)
+    assert not np.array_equal(got, exact)
     return
   if name == "custom_vjp" and backward:
     with pytest.raises(Unsupported, match=r"cases\.py:\d+: w is inside a custom"):
       quantized(p, x)
     return
-  got, wanted = loss_of(quantized)(p, x), loss_of(by_hand)(p, x)
+  got, wanted, exact = together(*map(loss_of, (quantized, by_hand, plain)))(p, x)
   # XLA may keep more bits than bfloat16 has between two operations.
   close(got, wanted, 2**-7 if name == "cast weight" else 2e-5)
-  exact = loss_of(plain)(p, x)
   if name == "custom_vjp":
     got, exact = got[1], exact[1]  # its gradient is linear, and its author's
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact)):
@@ -86,11 +91,12 @@ def test_it_computes_what_rounding_by_hand_computes(name, backward):
 @pytest.mark.parametrize("name", ["two layers", "while", "stacked weights, scanned"])
 def test_forward_mode(name):
   case, p, x = cases.CASES[name], cases.params(), cases.inputs()
-  run = lambda fn: jax.jit(lambda: jax.jvp(lambda p: fn(p, x), (p,), (p,)))()
+  tangent = lambda fn: lambda p, x: jax.jvp(lambda p: fn(p, x), (p,), (p,))
   rule = Rule("*", WEIGHT, ACTIVATION)
   plain = case(cases.SAME, cases.SAME, cases.SAME)
   by_hand = case(WEIGHT.quantize, ACTIVATION.quantize, cases.SAME)
-  close(run(jaxcodesign.quantize(plain, [rule])), run(by_hand))
+  fns = map(tangent, (jaxcodesign.quantize(plain, [rule]), by_hand))
+  close(*together(*fns)(p, x))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -100,7 +106,7 @@ def test_frameworks(network):
   shift = lambda leaf: leaf + 0.123 if leaf.ndim == 1 else leaf
   net = net._replace(params=jax.tree.map(shift, net.params))
   rule = Rule("*", WEIGHT, ACTIVATION, GRADIENT)
-  got = loss_of(jaxcodesign.quantize(net.fn, [rule]))(net.params, x)
+  got = jax.jit(loss_of(jaxcodesign.quantize(net.fn, [rule])))(net.params, x)
   values = dict(zip(("first", "second"), [_matrix(net, name) for name in net.weights]))
 
   def by_hand(values, x):
@@ -110,7 +116,7 @@ def test_frameworks(network):
       multiply(jax.nn.relu(multiply(x, values["first"]) + one), values["second"]) + two
     )
 
-  wanted = loss_of(by_hand)(values, x)
+  wanted = jax.jit(loss_of(by_hand))(values, x)
   close(got[1], wanted[1])  # values
   close(got[0][1], wanted[0][1])  # gradient by the input
   for name, short in zip(net.weights, ("first", "second")):
@@ -188,8 +194,10 @@ def test_stochastic_gradients_are_unbiased():
     return jax.grad(loss(jaxcodesign.quantize(fn, [rule], key=key)))({"w": w})["w"]
 
   slopes = draw(jax.random.split(jax.random.key(2), 2000))
-  exact = jax.grad(loss(fn))({"w": w})["w"]
-  nearest = jax.grad(loss(jaxcodesign.quantize(fn, [rule])))({"w": w})["w"]
+  nearest, exact = together(
+    *(jax.grad(loss(f)) for f in (jaxcodesign.quantize(fn, [rule]), fn))
+  )({"w": w})
+  nearest, exact = nearest["w"], exact["w"]
   spread = slopes.std(0) / 2000**0.5
   assert np.all(np.abs(slopes.mean(0) - exact) < 5 * spread + 1e-5)
   assert np.abs(nearest - exact).max() > np.abs(slopes.mean(0) - exact).max()

@@ -13,7 +13,8 @@ from jaxcodesign.numerics.formats.calibration import Calibrated
 from jaxcodesign.numerics.formats.learned import LSQ, PACT, DoReFa, lsq_step
 from jaxcodesign.programs.precision import Rule
 
-X = jax.random.normal(jax.random.key(0), (6, 48)) * 2
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (6, 48)) * 2
 X = X.at[0, 0].set(40.0)  # an outlier
 
 
@@ -25,9 +26,17 @@ X = X.at[0, 0].set(40.0)  # an outlier
   ],
 )  # fmt: skip
 def test_the_least_squared_error_of_all_scales_tried(fmt):
-  error = lambda scale: (np.array(fmt.round(X, scale)) - np.array(X)) ** 2
-  found = error(jax.jit(calibration.mse, static_argnames="grid")(fmt, X, grid=8))
-  tried = [error(fmt.scale(X * r)) for r in np.linspace(1, 0.3, 8, dtype="f4")]
+  error = lambda rounded: (np.array(rounded) - np.array(X)) ** 2
+  ratios = np.linspace(1, 0.3, 8, dtype="f4")
+
+  @jax.jit
+  def both(x):
+    scale = calibration.mse(fmt, x, grid=8)
+    tried = jax.lax.map(lambda r: fmt.round(x, fmt.scale(x * r)), ratios)
+    return fmt.round(x, scale), tried
+
+  found, tried = both(X)
+  found, tried = error(found), list(map(error, tried))
   assert found.sum() <= min(e.sum() for e in tried) * 1.0001
   if getattr(fmt, "share", None) == "channel":
     best = np.min([e.sum(-1) for e in tried], axis=0)
@@ -53,20 +62,21 @@ def test_percentiles_and_maxima():
 
 def test_a_calibrated_format_serves_every_batch():
   fmt = Calibrated(Fixed(4), calibration.percentile(Fixed(4), X, 95))
-  fn = jaxcodesign.quantize(lambda p, x: x @ p["w"], [Rule("*", None, fmt)])
+  fn = jax.jit(jaxcodesign.quantize(lambda p, x: x @ p["w"], [Rule("*", None, fmt)]))
   p = {"w": jnp.eye(48)}
   np.testing.assert_array_equal(fn(p, X)[1:], fn(p, X[1:]))  # whatever the batch holds
   assert fn(p, X)[0, 0] == 7 * fmt.stored and fmt.pointwise
-  np.testing.assert_array_equal(fmt.unpack(fmt.pack(X)), fmt.quantize(X))
+  both = jax.jit(lambda x: (fmt.unpack(fmt.pack(x)), fmt.quantize(x)))
+  np.testing.assert_array_equal(*both(X))
   with pytest.raises(ValueError, match=r"stored scale has shape \(6,\).*by \"tensor\""):
     Calibrated(Fixed(4, "channel"), jnp.ones(6)).quantize(X[1:])
-  clip = lambda clip: jax.grad(
+  clip = lambda clip: jax.jit(jax.grad(
     lambda x: jnp.sum(
       jaxcodesign.quantize(
         lambda p, x: x @ p["w"], [Rule("*", None, fmt, clip=clip)]
       )(p, x)
     )
-  )(X)  # fmt: skip
+  ))(X)  # fmt: skip
   assert np.all(clip(False) == 1)
   np.testing.assert_array_equal(clip(True) == 0, np.abs(X) > 7 * fmt.stored)
 
@@ -95,7 +105,7 @@ def test_the_gradient_of_a_learned_step_is_the_papers(signed):
 def test_the_gradient_of_a_learned_limit_is_the_papers():
   limit, x = 3.0, np.array(X)
   loss = lambda fmt, x: jnp.sum(fmt.quantize(x))
-  by_fmt, by_x = jax.grad(loss, (0, 1))(PACT(jnp.float32(limit), 4), X)
+  by_fmt, by_x = jax.jit(jax.grad(loss, (0, 1)))(PACT(jnp.float32(limit), 4), X)
   assert float(by_fmt.limit) == (x >= limit).sum()
   np.testing.assert_array_equal(by_x, (x > 0) & (x < limit))
   clipped = 0.5 * (np.abs(x) - np.abs(x - limit) + limit)
@@ -109,7 +119,7 @@ def test_dorefa_is_its_formula():
   tanh = np.tanh(x)
   wanted = 2 * q(tanh / (2 * np.abs(tanh).max()) + 0.5) - 1
   np.testing.assert_allclose(DoReFa(k).quantize(X), wanted, rtol=1e-5, atol=1e-6)
-  slope = jax.grad(lambda x: jnp.sum(DoReFa(k).quantize(x)))(X)
+  slope = jax.jit(jax.grad(lambda x: jnp.sum(DoReFa(k).quantize(x))))(X)
   np.testing.assert_allclose(slope, (1 - tanh**2) / np.abs(tanh).max(), atol=1e-6)
   activation = DoReFa(k, "activation")
   np.testing.assert_allclose(activation.quantize(X), q(np.clip(x, 0, 1)), atol=1e-6)
@@ -120,13 +130,18 @@ def test_dorefa_is_its_formula():
   [LSQ(0.3, 4), LSQ(0.3, 8, False), PACT(2.0, 3), DoReFa(4), DoReFa(2, "activation")],
 )
 def test_learned_formats_pack_and_keep_types(fmt):
-  np.testing.assert_array_equal(fmt.unpack(fmt.pack(X)), fmt.quantize(X))
+  @jax.jit
+  def see(x, keys):
+    drawn = jax.vmap(lambda key: fmt.quantize(x, key))(keys)
+    return fmt.unpack(fmt.pack(x)), fmt.quantize(x), jnp.mean(drawn, axis=0)
+
+  stored, nearest, drawn = map(np.asarray, see(X, jax.random.split(KEY, 200)))
+  np.testing.assert_array_equal(stored, nearest)
   for dtype in (jnp.bfloat16, jnp.float16):
-    assert fmt.quantize(X.astype(dtype)).dtype == dtype
-  drawn = np.mean([fmt.quantize(X, jax.random.key(i)) for i in range(200)], axis=0)
-  steps = np.unique(np.array(fmt.quantize(X)))
-  inside = (X > 0.1) & (X < 0.7)
-  near = fmt.quantize(X) if isinstance(fmt, DoReFa) else X
+    assert jax.eval_shape(fmt.quantize, X.astype(dtype)).dtype == dtype
+  steps, x = np.unique(nearest), np.asarray(X)
+  inside = (x > 0.1) & (x < 0.7)
+  near = nearest if isinstance(fmt, DoReFa) else x
   assert np.abs(drawn - near)[inside].max() < np.diff(steps).min()
 
 
@@ -153,7 +168,7 @@ def test_steps_and_limits_learn_through_a_policy():
       change, state = optimizer.update(slope, state)
     return optax.apply_updates(pair, change), state, value
 
-  first = loss(pair)
+  first = jax.jit(loss)(pair)
   for _ in range(150):
     pair, state, last = update(pair, state)
   assert last < 0.3 * first

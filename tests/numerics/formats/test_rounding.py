@@ -33,7 +33,7 @@ def test_ties_go_to_even():
 def test_stochastic_rounding_is_unbiased_and_keeps_integers():
   x = jnp.array([-1.75, -0.1, 0.0, 0.3, 2.0, 7.5])
   keys = jax.random.split(jax.random.key(3), 40_000)
-  draws = jax.vmap(lambda key: rounding.to_integer(x, key))(keys)
+  draws = jax.jit(jax.vmap(lambda key: rounding.to_integer(x, key)))(keys)
   assert set(np.unique(draws - jnp.floor(x)[None])) <= {0.0, 1.0}
   np.testing.assert_array_equal(draws[:, 4], 2.0)
   np.testing.assert_allclose(draws.mean(0), x, atol=5 * 0.5 / 200)
@@ -50,15 +50,14 @@ def test_ceil_at_temperature_zero_is_exact():
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 1.0, 3.0])
 def test_smooth_ceil_rises_and_has_the_slope_of_a_poisson_kernel(temperature):
   x = jnp.linspace(0.01, 6.0, 997)
-  y, slope = jax.vmap(
-    jax.value_and_grad(lambda x: rounding.smooth_ceil(x, temperature))
-  )(x)
+  ceil = lambda x: rounding.smooth_ceil(x, temperature)
+  y, slope = jax.jit(jax.vmap(jax.value_and_grad(ceil)))(x)
   r, shift = np.exp(-temperature), np.tanh(np.sqrt(temperature) / 4) / 2
   angle = 2 * np.pi * (np.asarray(x, "f8") - shift)
   kernel = (1 - r**2) / (1 - 2 * r * np.cos(angle) + r**2)
   np.testing.assert_allclose(slope, kernel, rtol=2e-3)
   assert (jnp.diff(y) > 0).all() and (jnp.abs(y - x + shift - 0.5) <= 0.5).all()
-  check_grads(lambda x: rounding.smooth_ceil(x, temperature), (x[::50],), order=1)
+  check_grads(jax.jit(ceil), (x[::50],), order=1)
 
 
 def test_smooth_ceil_tends_to_ceil():

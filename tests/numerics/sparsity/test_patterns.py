@@ -149,7 +149,8 @@ def test_a_density_is_a_leaf_and_a_schedule_traces_once():
     density = 1 - 0.9 * (1 - (1 - i / 100) ** 3)
     found = step(Unstructured(density), x)
     assert int(found.sum()) == np.round(np.float32(density) * np.float32(600))
-  many = jax.vmap(lambda p: p.mask(magnitude(x)))(Unstructured(jnp.array([0.1, 0.7])))
+  masks = jax.jit(jax.vmap(lambda p: p.mask(magnitude(x))))
+  many = masks(Unstructured(jnp.array([0.1, 0.7])))
   assert many.sum(axis=(1, 2)).tolist() == [60, 420]
 
 
@@ -181,11 +182,12 @@ def test_a_pattern_at_other_densities_is_itself_with_fewer_or_more(pattern):
 def test_n_of_m_at_a_density_keeps_the_nearest_count_and_n_is_a_leaf():
   counts = [int(NOfM(2, 4).at(d).n) for d in (0.0, 0.2, 0.5, 0.625, 0.7, 0.9, 1.0)]
   assert counts == [0, 1, 2, 2, 3, 4, 4]  # 2.5 of 4 goes to the even 2
+  again = jax.jit(lambda every: every.at(every.density).n)
   for m in (1, 3, 7, 41, 96):  # a density tells n again
-    every = NOfM(jnp.arange(m + 1), m)
-    np.testing.assert_array_equal(every.at(every.density).n, every.n)
+    np.testing.assert_array_equal(again(NOfM(jnp.arange(m + 1), m)), np.arange(m + 1))
   x = jax.random.normal(jax.random.key(0), (6, 16))
-  many = jax.vmap(lambda p: p.mask(magnitude(x)))(NOfM(jnp.array([1, 3, 4]), 4))
+  masks = jax.jit(jax.vmap(lambda p: p.mask(magnitude(x))))
+  many = masks(NOfM(jnp.array([1, 3, 4]), 4))
   assert many.sum(axis=(1, 2)).tolist() == [24, 72, 96]
 
 
@@ -199,7 +201,7 @@ def test_a_sharded_array_has_the_same_mask():
 
 def test_saliency_is_the_first_order_change_of_the_loss():
   w = jnp.array([[1.0, -2.0], [0.5, 3.0]])
-  loss = lambda w: jnp.sum(jnp.sin(w) * jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+  loss = jax.jit(lambda w: jnp.sum(jnp.sin(w) * jnp.array([[1.0, 2.0], [3.0, 4.0]])))
   found = saliency(w, jax.grad(loss)(w))
   along = lambda i: np.gradient(
     [loss(w.at[i].multiply(1 + s)) for s in (-1e-2, 0, 1e-2)], 1e-2
@@ -226,11 +228,16 @@ def test_masks_follow_the_first_rule_and_the_rest_stays_dense():
   sparse = jax.jit(apply)(found, params)
   assert sparse["conv"]["kernel"].sum() == 19 + 20 + 21 + 22 + 23 + 24
   assert sparse["head"]["kernel"].dtype == jnp.int8
-  dense = masks(params, [Rule("conv/*"), Rule("*", Unstructured(0.5))])
+  dense = jax.jit(masks)(params, [Rule("conv/*"), Rule("*", Unstructured(0.5))])
   assert dense["conv"] == {"kernel": None, "bias": None}
-  backward = masks(params, rules[1:], scores=jax.tree.map(lambda w: -w, params))
+  upside_down = jax.jit(
+    lambda p: masks(p, rules[1:], scores=jax.tree.map(jnp.negative, p))
+  )
+  backward = upside_down(params)
   assert backward["conv"]["kernel"].tolist() == (PARAMS["conv"]["kernel"] < 7).tolist()
-  slope = jax.grad(lambda w: apply({"w": found["head"]["kernel"]}, {"w": w})["w"].sum())
+  slope = jax.jit(
+    jax.grad(lambda w: apply({"w": found["head"]["kernel"]}, {"w": w})["w"].sum())
+  )
   assert slope(jnp.ones((4, 2))).tolist() == [[0, 0], [1, 1]] * 2
 
 
