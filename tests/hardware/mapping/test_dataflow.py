@@ -32,6 +32,16 @@ def weight_product(m, k, n, *, batch=1, count=1, distinct=None):
   )
 
 
+def array_cycles(g, a):
+  """Cycles of the array alone, drain and output registers included."""
+  r, c = int(a.rows), int(a.cols)
+  rows, cols, time = {"os": (g.m, g.n, g.k), "ws": (g.k, g.n, g.m)}.get(
+    a.dataflow, (g.k, g.m, g.n)
+  )
+  fill = 2 * r + c - 1 if a.dataflow == "os" else 3 * r + c - 2
+  return up(rows, r) * up(cols, c) * (time + fill)
+
+
 def by_hand(g, a):
   """parts_j, SRAM bytes, DRAM bytes and cycles of one product in int8, from scratch."""
   r, c = int(a.rows), int(a.cols)
@@ -77,11 +87,7 @@ def by_hand(g, a):
     + over_weights * g.k * g.n
     + 4 * (2 * rounds) * results
   )
-  rows, cols, time = {"os": (g.m, g.n, g.k), "ws": (g.k, g.n, g.m)}.get(
-    a.dataflow, (g.k, g.m, g.n)
-  )
-  fill = 2 * r + c - 1 if a.dataflow == "os" else 3 * r + c - 2
-  compute = up(rows, r) * up(cols, c) * (time + fill)
+  compute = array_cycles(g, a)
   cycles = max(compute, dram / a.dram.bandwidth_bytes_s * a.clock_hz)
   seconds = cycles / a.clock_hz
   buffers = sum(cacti(b, "leak_mW") for b in (a.ifmap, a.weight, a.ofmap))
