@@ -15,16 +15,8 @@ import pytest
 from jaxcodesign.hardware.machines import presets
 from jaxcodesign.hardware.mapping import memory, tilings
 from jaxcodesign.hardware.mapping.loops import BUFFERS, ORDERS, Mapping
-from tests.hardware.mapping.test_memory import (
-  CLOCK,
-  LAYER,
-  MAPPINGS,
-  SMALL,
-  Events,
-  machine,
-  tiles_in_order,
-  walk,
-)
+from tests.hardware.mapping.events import CLOCK, Events, machine, tiles_in_order, walk
+from tests.hardware.mapping.test_memory import LAYER, MAPPINGS, SMALL
 
 TABLE = Path(__file__).parents[2] / "reference/scalesim.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
