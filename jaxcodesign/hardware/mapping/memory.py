@@ -244,9 +244,8 @@ def visit(
   counts = -(-whole.sizes // whole.tiles)
   stride = _strides(whole, counts)
   # Of the tile before, this one, and the one after.
-  places = (
-    (i + jnp.arange(-1, 2, dtype=i.dtype))[:, None] // stride[None] % counts[None]
-  )
+  tiles = (i + jnp.arange(-1, 2, dtype=i.dtype))[:, None]
+  places = tiles // stride[None] % counts[None]  # [3, loops]
   at = places[1]
   extent = jnp.minimum(whole.tiles, whole.sizes - at * whole.tiles)
   extent = extent.astype(jnp.result_type(float))

@@ -1,4 +1,4 @@
-"""An oracle of double buffers: events on a queue, no formula of the simulator."""
+"""The memory system as a queue of events, in whole numbers of plain Python."""
 
 from collections import deque
 import dataclasses
@@ -15,7 +15,6 @@ from jaxcodesign.hardware.mapping.loops import BUFFERS
 from jaxcodesign.hardware.simulators import systolic
 
 CLOCK = 2.0**29  # with powers of two for the bandwidth, every time is exact
-DATAFLOWS = ("os", "ws", "is")
 BYTES = {"ifmap": 1, "weight": 1, "ofmap": 4}
 AXES = {"ifmap": "mk", "weight": "nk", "ofmap": "mn"}
 

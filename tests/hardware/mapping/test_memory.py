@@ -19,12 +19,13 @@ from tests.hardware.mapping.events import (
   AXES,
   BYTES,
   CLOCK,
-  DATAFLOWS,
   Events,
   machine,
   tiles_in_order,
   walk,
 )
+
+DATAFLOWS = ("os", "ws", "is")
 
 
 @st.composite
