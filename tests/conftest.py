@@ -42,6 +42,7 @@ EXACT = (
   "tests/programs/test_sharding.py",
   "tests/hardware/simulators/test_fmac",
   "tests/hardware/simulators/test_systolic_compiled.py",
+  "tests/models/test_imagenet_resnet.py",
   "tests/training/test_step.py",
   "tests/runs/test_loop.py",
   "tests/experiments/test_networks.py",

@@ -21,7 +21,7 @@ CNN = models.Cnn((2,), 8)
 def job(model: models.Classifier = CNN):
   """On images that are not there."""
   train = TrainConfig(epochs=1, batch_size=BATCH, augment=True)
-  data = benchmark.data.Cifar10("nowhere")
+  data = benchmark.image_sets.Cifar10("nowhere")
   return TrainJob(Classification(data, model), train)
 
 
@@ -99,7 +99,8 @@ def test_all_rows_are_told(monkeypatch):
 
   def took(made, params, repetitions, *, steps):
     assert params is None
-    jobs[made.task.model, made.dtype, made.precision] = made, repetitions, steps
+    how = made.train
+    jobs[made.task.model, how.dtype, how.precision] = made, repetitions, steps
     return 0.5
 
   monkeypatch.setattr(benchmark, "step_seconds", took)
@@ -121,6 +122,7 @@ def test_all_rows_are_told(monkeypatch):
 
 def test_a_config_is_a_job_or_a_comparison():
   made = job()
-  both = Comparison(dataclasses.replace(made, dtype="bfloat16"), (System("one"),))
+  train = dataclasses.replace(made.train, dtype="bfloat16")
+  both = Comparison(dataclasses.replace(made, train=train), (System("one"),))
   assert benchmark.job_of(made) == made
   assert benchmark.job_of(both) == both.job

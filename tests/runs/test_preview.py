@@ -146,7 +146,9 @@ def test_other_slices_are_refused(chip, count, why):
 RESNET = """
 import jax, jax.numpy as jnp, optax
 from typing import Any, NamedTuple
-from jaxcodesign.training import distributed, mesh, preview, published
+from jaxcodesign.models import published
+from jaxcodesign.runs import mesh, preview
+from jaxcodesign.runs import processes as distributed
 
 distributed.require_devices(64)
 

@@ -104,7 +104,7 @@ def test_a_record_edited_by_hand_is_damage(folder):
 
 def test_a_file_too_many_and_a_foreign_folder_are_damage(folder, tmp_path):
   (folder / "state" / "extra").write_text("?")
-  with pytest.raises(ValueError, match=r"params/extra is not the file"):
+  with pytest.raises(ValueError, match=r"state/extra is not the file"):
     saved.restore(folder, params())
   (tmp_path / "foreign").mkdir()
   with pytest.raises(ValueError, match="damaged"):

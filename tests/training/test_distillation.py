@@ -152,7 +152,7 @@ def test_the_step_is_that_of_the_mixed_loss_and_traces_the_teacher_once():
   images = some_images()
   start = CNN.init(jax.random.key(0), SHAPE, CLASSES)
   other = CNN.init(jax.random.key(1), SHAPE, CLASSES)
-  distill = Distill(mean_teacher, alpha=0.7, temperature=3.0, features=0.5)
+  distill = Distill(alpha=0.7, temperature=3.0, features=0.5)
   config = TrainConfig(optimizer="sgd", weight_decay=0.0, warmup=0.0, distill=distill)
   x, y = images.train_images[:16], images.train_labels[:16]
   batch = {"image": x, "label": y}
