@@ -16,9 +16,8 @@ run: $(VENV)/.run
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 REPORT = $(if $(REPORTS),--junitxml $(REPORTS)/$(1).xml)
 test: $(VENV)/.test
-	$(PYTEST) -m exact $(call REPORT,exact) $(ARGS) || [ $$? = 5 ]
-	JAXCODESIGN_TESTS=quick $(PYTEST) -m "not exact" $(call REPORT,quick) $(ARGS) \
-	  || [ $$? = 5 ]
+	JAXCODESIGN_TESTS=exact $(PYTEST) $(call REPORT,exact) $(ARGS) || [ $$? = 5 ]
+	JAXCODESIGN_TESTS=quick $(PYTEST) $(call REPORT,quick) $(ARGS) || [ $$? = 5 ]
 
 # Formats and transforms on a second, newer Python, where constraints.txt names the
 # newest jax.

@@ -10,7 +10,6 @@ read and programs being compiled.
 
 from collections.abc import Iterator
 import json
-import os
 import pathlib
 import shlex
 import struct
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from launch import children
 from launch.timing import Measurement
 
 CONFIG = '''"""A small CNN with all kinds of state."""
@@ -151,7 +151,7 @@ class Runs:
     return subprocess.Popen(
       command,
       cwd=ROOT,
-      env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+      env=children.environment(),
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,

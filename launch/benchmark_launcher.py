@@ -9,7 +9,6 @@ the loop, its checkpoints and its threads take from the step.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools
-import os
 import pathlib
 import socket
 import statistics
@@ -27,6 +26,7 @@ from jaxcodesign.runs import command_line, loop, metrics, session
 from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.runs.session import Session
+from launch import children
 from launch.timing import Measurement, ratio
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -275,8 +275,7 @@ def _curve(config: pathlib.Path, out: pathlib.Path, count: int) -> list[float]:
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-  environment |= {"JAXCODESIGN_PROCESSES": str(count)}
+  environment = children.environment(JAXCODESIGN_PROCESSES=str(count))
   if count > 1:
     environment |= {"JAXCODESIGN_COORDINATOR": f"localhost:{port}"}
   command = [

@@ -20,7 +20,8 @@ from rich.table import Table
 from jaxcodesign.experiments import sweep
 from jaxcodesign.experiments.codesign import REFERENCE
 from jaxcodesign.figures import canvas, curves
-from jaxcodesign.runs import command_line, files
+from jaxcodesign.runs import command_line
+from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.origin import versions
 from launch import outcome
 

@@ -27,7 +27,7 @@ from jaxcodesign.hardware.machines import chips
 from jaxcodesign.hardware.pricing import roofline
 from jaxcodesign.models import published
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 from launch import measure, outcome
 
 PROG = "python -m launch.roofline"

@@ -14,7 +14,7 @@ from jaxcodesign.hardware.pricing import verify
 from jaxcodesign.hardware.pricing.layers import Priced
 from jaxcodesign.hardware.simulators import activity
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 
 
 def draw(args: argparse.Namespace, work: Workload, found: list[Priced]) -> None:

@@ -1,9 +1,9 @@
 """Eight host devices, jax at its strictest, and two ways to compile.
 
-`make test` runs the tests twice: those of EXACT, which claim bits, as users compile;
-all others with JAXCODESIGN_TESTS=quick, which turns off LLVM's optimizer and XLA's
-fusion emitters: compiling takes a sixth of the time, and most of a test is compiling.
-A plain `pytest` compiles everything as users do.
+`make test` runs pytest twice: with JAXCODESIGN_TESTS=exact the files of EXACT, which
+claim bits across programs, compiled as users do; with quick all others, without LLVM's
+optimizer and XLA's fusion emitters: compiling takes a sixth of the time, and most of a
+test is compiling. A plain `pytest` runs everything, compiled as users do.
 """
 
 import gc
@@ -19,7 +19,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
-if os.environ.get("JAXCODESIGN_TESTS") == "quick":
+ROOT = pathlib.Path(__file__).parents[1]
+PART = os.environ.get("JAXCODESIGN_TESTS")
+if PART == "quick":
   os.environ["XLA_FLAGS"] += f" {QUICK}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -43,9 +45,6 @@ EXACT = (
   "tests/hardware/simulators/test_fmac",
   "tests/hardware/simulators/test_systolic_compiled.py",
   "tests/models/test_imagenet_resnet.py",
-  "tests/training/test_step.py",
-  "tests/runs/test_loop.py",
-  "tests/experiments/test_networks.py",
 )
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -59,12 +58,22 @@ def _room():
   """Forgets compiled programs where a worker has grown: two share a small machine."""
   yield
   pages = pathlib.Path("/proc/self/statm")
-  if pages.exists() and int(pages.read_text().split()[1]) * 4096 > 2.5e9:
+  if pages.exists() and int(pages.read_text().split()[1]) * 4096 > 6e9:
     jax.clear_caches()
 
 
+def pytest_ignore_collect(collection_path):
+  """Leaves the files of the other part alone: importing them all takes a while."""
+  if PART and collection_path.suffix == ".py":
+    return _elsewhere(collection_path.relative_to(ROOT).as_posix()) or None
+  return None
+
+
 def pytest_collection_modifyitems(items):
-  """Marks the tests that claim bits, so that `-m exact` runs them."""
-  for item in items:
-    if item.nodeid.startswith(EXACT):
-      item.add_marker(pytest.mark.exact)
+  """Leaves out what was asked for by name, too."""
+  items[:] = [item for item in items if not _elsewhere(item.nodeid)]
+
+
+def _elsewhere(name: str) -> bool:
+  """Whether a test is of the other part."""
+  return bool(PART) and name.startswith(EXACT) != (PART == "exact")

@@ -103,7 +103,8 @@ def test_unwritable_folder_is_noticed_before_any_work(tmp_path, capsys):
 def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
   from jaxcodesign.data import image_sets
   from jaxcodesign.experiments import codesign as stages
-  from jaxcodesign.runs import command_line, saved
+  from jaxcodesign.runs import command_line
+  from jaxcodesign.runs.disk import saved
   from jaxcodesign.runs.fingerprint import fingerprint
 
   config = command_line.load(CONFIG).smoke()

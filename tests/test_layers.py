@@ -28,6 +28,7 @@ ROOMS = (
   "models",
   "figures",
   "training",
+  "runs.disk",
   "runs",
   "experiments",
 )

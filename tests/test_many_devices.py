@@ -6,7 +6,6 @@ under FAST; sums are in another order, and no decision of FAST turns on that.
 """
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.data.image_sets import FashionMnistMini
+from launch import children
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = '''"""FAST and float32, a tiny CNN on images of 12 x 12 pixels."""
@@ -90,12 +90,9 @@ class Runs:
     with socket.socket() as free:
       free.bind(("localhost", 0))
       port = free.getsockname()[1]
-    environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": "",
-      "JAXCODESIGN_COORDINATOR": f"localhost:{port}",
-      "JAXCODESIGN_PROCESSES": str(processes),
-    }
+    environment = children.environment(
+      JAXCODESIGN_COORDINATOR=f"localhost:{port}", JAXCODESIGN_PROCESSES=str(processes)
+    )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [
       subprocess.Popen(

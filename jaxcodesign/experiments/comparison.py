@@ -28,7 +28,8 @@ from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.pricing import iteration
 from jaxcodesign.hardware.pricing.iteration import Passes
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import files, loop, origin
+from jaxcodesign.runs import loop, origin
+from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.training import step
 

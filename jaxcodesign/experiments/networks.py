@@ -17,7 +17,8 @@ from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import Groups
-from jaxcodesign.runs import fitting, origin, saved
+from jaxcodesign.runs import fitting, origin
+from jaxcodesign.runs.disk import saved
 from jaxcodesign.runs.job import RunConfig
 from jaxcodesign.runs.position import Epoch
 from jaxcodesign.training import combining
@@ -106,8 +107,7 @@ def obtain(job: Job, *, console: Console | None = None) -> Trained:
     job.config,
     teacher=job.teacher,
     run=job.run,
-    folder=states,
-    mark=job.mark,
+    keep=fitting.Keep(states, job.mark),
     console=console,
   )
   tree.check_finite(params, "the trained model")

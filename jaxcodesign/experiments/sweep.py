@@ -23,7 +23,7 @@ from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.formats.term_budget import Terms
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.programs.workload import Gemm, Workload
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 
 
 class Network(Protocol):

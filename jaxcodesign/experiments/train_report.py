@@ -19,7 +19,8 @@ import numpy as np
 
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, table, text
-from jaxcodesign.runs import files, metrics, origin
+from jaxcodesign.runs import metrics, origin
+from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.loop import Result
 from jaxcodesign.runs.session import Session
 from jaxcodesign.training import fast_method

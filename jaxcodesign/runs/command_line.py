@@ -17,7 +17,8 @@ import traceback
 import types
 from typing import Any
 
-from jaxcodesign.runs import files, overrides
+from jaxcodesign.runs import overrides
+from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.overrides import ConfigError
 
 

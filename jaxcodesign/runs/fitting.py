@@ -42,6 +42,18 @@ class Fitted(NamedTuple):
   groups: dict[str, Groups]
 
 
+class Keep(NamedTuple):
+  """Where a training keeps its checkpoints.
+
+  Attributes:
+    folder: Of the checkpoints, made if absent.
+    mark: Fingerprint of all that decides the result.
+  """
+
+  folder: pathlib.Path
+  mark: str
+
+
 class Interrupted(RuntimeError):
   """A run that was stopped on request; its last checkpoint is that of this moment."""
 
@@ -66,10 +78,8 @@ def fit(
   *,
   teacher: Teacher | None = None,
   run: RunConfig | None = None,
-  folder: pathlib.Path | None = None,
-  mark: str | None = None,
+  keep: Keep | None = None,
   console: Console | None = None,
-  on_epoch: Callable[[Epoch], None] | None = None,
 ) -> Fitted:
   """Trains and returns the parameters after the last step.
 
@@ -85,11 +95,9 @@ def fit(
     teacher: What `config.distill.teacher=None` means: the network that `params` come
       from.
     run: Devices, threads, checkpoints; by default one device.
-    folder: Keeps checkpoints, from the newest of which the same call goes on; None
+    keep: Where checkpoints go, from the newest of which the same call goes on; None
       keeps everything in memory.
-    mark: Fingerprint of all that decides the result, for the folder.
     console: Where progress is shown; None shows none.
-    on_epoch: Called after each evaluation, of this start.
 
   Raises:
     ValueError: If the training set is smaller than a batch, a schedule of a method is
@@ -99,16 +107,10 @@ def fit(
     Interrupted: If a signal asked for an end.
     OSError: If the folder cannot be written.
   """
-  ready = prepare(
-    model, params, images, config, teacher=teacher, run=run, mark=mark or ""
-  )
-  found = loop.run(
-    ready,
-    folder,
-    console=console or Console(quiet=True),
-    on_epoch=on_epoch,
-    metrics_too=False,
-  )
+  folder, mark = keep or (None, "")
+  ready = prepare(model, params, images, config, teacher=teacher, run=run, mark=mark)
+  console = console or Console(quiet=True)
+  found = loop.run(ready, folder, console=console, metrics_too=False)
   if found.status == "interrupted":
     raise Interrupted(f"stopped on request at step {found.step:,} of {found.steps:,}")
   groups = {}

@@ -6,7 +6,6 @@ What is saved has been seen to be finite. Without a folder the same loop runs in
 nothing is written, and nothing else differs.
 """
 
-from collections.abc import Callable
 import contextlib
 import json
 import pathlib
@@ -16,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 from rich.console import Console
 
-from jaxcodesign.runs import files, metrics, progress
+from jaxcodesign.runs import metrics, progress
 from jaxcodesign.runs import session as sessions
-from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.runs.disk import files
+from jaxcodesign.runs.disk.checkpoints import Checkpoints
 from jaxcodesign.runs.pace import Clock, profiled
 from jaxcodesign.runs.position import Epoch, Position, plain_number
 from jaxcodesign.runs.progress import StepTold
@@ -67,7 +67,6 @@ def run(
   *,
   console: Console,
   signals: Interruption | None = None,
-  on_epoch: Callable[[Epoch], None] | None = None,
   metrics_too: bool = True,
 ) -> Result:
   """Trains from where the checkpoints of `folder` are, or from the start.
@@ -79,7 +78,6 @@ def run(
     console: For the progress bar and what there is to say.
     signals: Of the program, entered; None: with a folder SIGTERM and SIGINT are
       requests to stop while steps are made, else they are what they always are.
-    on_epoch: Called after each evaluation.
     metrics_too: Whether the folder gets numbers and pictures besides checkpoints.
 
   Raises:
@@ -105,7 +103,7 @@ def run(
     if signals is None and folder is not None:
       signals = stack.enter_context(Interruption(session.job.run.ask_every))
     at.memories = at.memories or [{} for _ in session.functions.methods]
-    loop = _Loop(session, checkpoints, board, folder, console, at, signals, on_epoch)
+    loop = _Loop(session, checkpoints, board, folder, console, at, signals)
     status, state = loop.run(session.start() if state is None else state)
     if checkpoints is not None:
       checkpoints.wait()
@@ -154,9 +152,7 @@ def _restored(
 class _Loop:
   """The loop's moving parts."""
 
-  def __init__(
-    self, session, checkpoints, board, folder, console, position, signals, on_epoch
-  ):
+  def __init__(self, session, checkpoints, board, folder, console, position, signals):
     self.session: Session = session
     self.checkpoints: Checkpoints | None = checkpoints
     self.board: metrics.Metrics | None = board
@@ -164,7 +160,6 @@ class _Loop:
     self.console: Console = console
     self.position: Position = position
     self.signals: Interruption | None = signals
-    self.on_epoch: Callable[[Epoch], None] | None = on_epoch
     methods = session.functions.methods
     self.rounds = [frozenset(method.rounds(session.steps)) for method in methods]
     self.saved = position.step  # step of the newest checkpoint
@@ -247,8 +242,6 @@ class _Loop:
     target = session.job.target
     at.stopped = target is not None and score >= target
     self.shown.on_epoch(epoch, at, session.steps)
-    if self.on_epoch is not None:
-      self.on_epoch(epoch)
     if self.board is None:
       return
     told = {"test_loss": loss, "test_accuracy": score}

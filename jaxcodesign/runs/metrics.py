@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 
 FILE = "metrics.jsonl"
 _BOARD = "tensorboard"

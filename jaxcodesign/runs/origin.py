@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.job import TrainJob
 
 PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",

@@ -36,7 +36,7 @@ class Teacher(NamedTuple):
 
 
 class TeacherSource(abc.ABC):
-  """Where a trained network comes from: a value of a config, see `runs.saved`."""
+  """Where a trained network comes from: a value of a config, see `runs.Checkpoint`."""
 
   @abc.abstractmethod
   def load(self, images: image_sets.Images) -> Teacher:
@@ -61,8 +61,8 @@ class Distill:
   """Who teaches, and how much it counts.
 
   Attributes:
-    teacher: A `TeacherSource`, such as `runs.saved.Checkpoint`; a function of a module,
-      images -> logits; or None, the network that training starts from.
+    teacher: A `TeacherSource`, such as `runs.Checkpoint`; a function of a
+      module, images -> logits; or None, the network that training starts from.
     alpha: Weight of the teacher against the labels, in [0, 1].
     temperature: T, above 0: the larger, the more the unlikely classes count.
     features: Weight of the distance between the outputs of the stages, 0 or more; both

@@ -14,8 +14,9 @@ from jaxcodesign.models import Cnn, ResNet
 from jaxcodesign.numerics.schedules import OneShot
 from jaxcodesign.numerics.sparsity import masks
 from jaxcodesign.numerics.sparsity.patterns import NOfM, Unstructured
-from jaxcodesign.runs import command_line, saved
-from jaxcodesign.runs.saved import Checkpoint
+from jaxcodesign.runs import command_line
+from jaxcodesign.runs.disk import saved
+from jaxcodesign.runs.disk.saved import Checkpoint
 from jaxcodesign.training.combining import Combine, Layer
 from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Distill

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxcodesign import models
-from jaxcodesign.runs import command_line, files, overrides
+from jaxcodesign.runs import command_line, overrides
+from jaxcodesign.runs.disk import files
 from jaxcodesign.training.config import TrainConfig
 
 PROG = "python -m launch.codesign"

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from jaxcodesign.runs.signals import Interruption
+from launch import children
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -74,6 +75,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 index = int(sys.argv[2])
 jax.distributed.initialize(sys.argv[1], 2, index)
 from jaxcodesign.runs.signals import Interruption
+from launch import children
 with Interruption(every=4) as signals:
   for step in range(1, 40):
     if index == 1 and step == 6:
@@ -96,7 +98,7 @@ def test_processes_agree_on_the_step():
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      env=os.environ | {"XLA_FLAGS": ""},
+      env=children.environment(),
     )
     for i in range(2)
   ]

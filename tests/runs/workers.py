@@ -1,7 +1,6 @@
 """A small training on any mesh, and the processes that tests start: workers.py NAME."""
 
 import json
-import os
 import pathlib
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from jaxcodesign.runs import mesh
 from jaxcodesign.runs import processes as distributed
 from jaxcodesign.runs.mesh import MeshConfig
 from jaxcodesign.training import losses
+from launch import children
 
 ROOT = pathlib.Path(__file__).parents[2]
 MODEL, IMAGE, CLASSES, BATCH, STEPS = Cnn((8, 16), 32), (8, 8, 1), 10, 32, 5
@@ -105,13 +105,11 @@ def spawn(name, processes, cpu_devices, *args):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
-  environment = os.environ | {
-    "JAXCODESIGN_COORDINATOR": f"localhost:{port}",
-    "JAXCODESIGN_PROCESSES": str(processes),
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "",
-    "PYTHONPATH": str(ROOT),
-  }
+  environment = children.environment(
+    JAXCODESIGN_COORDINATOR=f"localhost:{port}",
+    JAXCODESIGN_PROCESSES=str(processes),
+    PYTHONPATH=str(ROOT),
+  )
   command = [sys.executable, __file__, name, str(cpu_devices), *args]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   return [

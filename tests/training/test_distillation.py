@@ -8,9 +8,9 @@ import pytest
 
 from jaxcodesign import models
 from jaxcodesign.data import image_sets
-from jaxcodesign.runs import saved
+from jaxcodesign.runs.disk import saved
+from jaxcodesign.runs.disk.saved import Checkpoint
 from jaxcodesign.runs.fitting import fit
-from jaxcodesign.runs.saved import Checkpoint
 from jaxcodesign.training import losses, scores, step, task
 from jaxcodesign.training.config import TrainConfig
 from jaxcodesign.training.distillation import Distill, Teacher

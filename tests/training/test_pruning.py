@@ -17,7 +17,7 @@ from jaxcodesign import models, tree
 from jaxcodesign.numerics.schedules import Cubic, Iterative, OneShot
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.runs import saved
+from jaxcodesign.runs.disk import saved
 from jaxcodesign.training import pruning
 
 RULES = [Rule("w", patterns.Unstructured(0.25))]

@@ -18,8 +18,8 @@ import pytest
 
 from jaxcodesign.numerics.sparsity import patterns
 from jaxcodesign.numerics.sparsity.masks import Rule
-from jaxcodesign.runs import sealed
-from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.runs.disk import sealed
+from jaxcodesign.runs.disk.checkpoints import Checkpoints
 from jaxcodesign.training import pruning
 
 EXTRA = {"stream": {"next": 7}, "loss": 0.1 + 0.2, "none": None}
@@ -230,7 +230,7 @@ def test_bad_input_is_refused_and_writes_nothing(tmp_path):
 
 
 def test_one_run_at_a_time(tmp_path, monkeypatch):
-  monkeypatch.setattr("jaxcodesign.runs.lock._PATIENCE_S", 0.2)
+  monkeypatch.setattr("jaxcodesign.runs.disk.lock._PATIENCE_S", 0.2)
   with opened(tmp_path), pytest.raises(OSError, match="in use by another run"):
     opened(tmp_path)
   opened(tmp_path).close()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign.data import image_sets
-from jaxcodesign.runs import arrays, files, sealed
+from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.training.distillation import Teacher, TeacherSource
 
 

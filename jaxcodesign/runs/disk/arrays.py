@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jaxcodesign.runs import sealed
+from jaxcodesign.runs.disk import sealed
 
 PART = "state"
 _NOT_KEPT = ("uint2", "uint4")  # by tensorstore, which orbax writes with

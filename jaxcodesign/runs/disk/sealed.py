@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from jaxcodesign.runs import files
+from jaxcodesign.runs.disk import files
 
 RECORD = "checkpoint.json"
 

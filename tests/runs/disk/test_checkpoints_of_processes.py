@@ -1,6 +1,5 @@
 """Processes that save: killed at any instant, and two that save as one."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,11 +9,12 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.runs.disk.checkpoints import Checkpoints
+from launch import children
 
 SAVES = """
 import itertools, sys, jax.numpy as jnp
-from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.runs.disk.checkpoints import Checkpoints
 with Checkpoints(sys.argv[1], fingerprint="abc") as c:
   found = c.restore({"w": jnp.zeros(200_000), "n": jnp.int32(0)})
   first = found.step if found else 0
@@ -52,7 +52,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 folder, address, index = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.distributed.initialize(address, 2, index)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from jaxcodesign.runs.checkpoints import Checkpoints
+from jaxcodesign.runs.disk.checkpoints import Checkpoints
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 shardings = {"split": NamedSharding(mesh, P("data")), "all": NamedSharding(mesh, P())}
@@ -94,7 +94,7 @@ def test_processes_save_together_and_restore_the_same_step(tmp_path):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      env=os.environ | {"XLA_FLAGS": ""},
+      env=children.environment(),
     )
     for i in range(2)
   ]

@@ -19,8 +19,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from jaxcodesign.runs import arrays, files, sealed
-from jaxcodesign.runs.lock import FolderLock
+from jaxcodesign.runs.disk import arrays, files, sealed
+from jaxcodesign.runs.disk.lock import FolderLock
 
 _NAME = "step_"
 

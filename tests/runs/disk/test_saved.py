@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.numerics import formats
-from jaxcodesign.runs import arrays, files, saved
+from jaxcodesign.runs.disk import arrays, files, saved
 
 METADATA = {"fingerprint": "abc", "accuracy": 0.9, "history": [[1, 0.5], [2, 0.25]]}
 
