@@ -13,7 +13,7 @@ import pathlib
 
 # Half of what imports take, and a sixth of what tests do, is the collector otherwise.
 gc.set_threshold(200_000, 20, 100)
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   QUICK += " --xla_cpu_use_fusion_emitters=false"  # unknown, and fatal, to later ones
 os.environ["XLA_FLAGS"] = (

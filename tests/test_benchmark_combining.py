@@ -1,15 +1,18 @@
 """The benchmark of column combining compares what the report compares."""
 
+import dataclasses
 import pathlib
 
 import pytest
 
 from jaxcodesign.runs import command_line
 from launch.benchmark_combining import CONFIG, combining
+from tests.few import Few
 
 
 def test_ratios_of_a_small_network(tmp_path):
   config = command_line.load(CONFIG).smoke()
+  config = dataclasses.replace(config, data=Few(config.data, 2000, 500))
   rows = {row.name: row for row in combining(seeds=1, out=tmp_path, config=config)}
   for title in ("combined int8", "combined, distilled int8"):
     drop = rows[f"drop, {title}"].value

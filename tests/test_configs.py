@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import pathlib
-from typing import Any
 
 import chex
 import numpy as np
@@ -21,6 +20,7 @@ from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
 from jaxcodesign.training import task
 from launch import train
+from tests.few import Few
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -34,25 +34,6 @@ LAUNCHERS = {
 
 def of(kind):
   return [p for p in CONFIGS if isinstance(command_line.load(p).config(), kind)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Few:
-  """The first `count` of some images to train on, and `scored` to score on."""
-
-  images: Any
-  count: int
-  scored: int
-
-  def load(self):
-    whole, n, m = self.images.load(), self.count, self.scored
-    return dataclasses.replace(
-      whole,
-      train_images=whole.train_images[:n],
-      train_labels=whole.train_labels[:n],
-      test_images=whole.test_images[:m],
-      test_labels=whole.test_labels[:m],
-    )
 
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -114,7 +95,7 @@ def test_the_main_job_compares_equal_areas():
 )
 def test_smoke_runs_and_its_report_reads_back(path, tmp_path):
   config = command_line.load(path).smoke()
-  config = dataclasses.replace(config, data=Few(config.data, 2000, 1000))
+  config = dataclasses.replace(config, data=Few(config.data, 1000, 500))
   images = image_sets.check(config.data.load())
   trained = codesign.train(config, images, tmp_path)
   again = codesign.train(config, images, tmp_path)

@@ -57,7 +57,17 @@ def test_dry_run_compiles_prints_costs_and_writes_nothing(tmp_path, capsys):
 
 
 def test_smoke_run_writes_a_report_and_restores(tmp_path, capsys):
-  argv = (CONFIG, "--smoke", "--out", str(tmp_path))
+  config = tmp_path / "fashion_codesign.py"
+  config.write_text(
+    '"""The smoke run of the main job, on fewer images."""\n'
+    "import dataclasses\n"
+    "from jaxcodesign.runs import command_line\n"
+    "from tests.few import Few\n"
+    f"whole = command_line.load({CONFIG!r}).smoke()\n"
+    "def config(): return dataclasses.replace(whole, data=Few(whole.data, 1500, 500))\n"
+    "smoke = config\n"
+  )
+  argv = (str(config), "--smoke", "--out", str(tmp_path))
   code, out, err = run(*argv, capsys=capsys)
   assert code == 0, err
   folder = tmp_path / "fashion_codesign_smoke"

@@ -303,6 +303,7 @@ def _check_scalar(name: str, value: jax.typing.ArrayLike) -> None:
     )
 
 
+@jax.jit
 def _largest(scores: jax.Array, count: jax.Array) -> jax.Array:
   """bool [...]: True for the `count` largest of all scores, in one program.
 

@@ -48,7 +48,8 @@ FORMATS = [
   formats.Logarithmic(),
   formats.Logarithmic(bits=6, fraction=2, share="channel"),
 ]
-every_format = pytest.mark.parametrize("fmt", FORMATS, ids=repr)
+# A format at a time: its programs are compiled once, by one worker.
+every_format = pytest.mark.parametrize("fmt", FORMATS, ids=repr, scope="module")
 HUGE = np.finfo(np.float32).max
 DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 quantize = jax.jit(lambda fmt, x, key=None: fmt.quantize(x, key))
@@ -73,14 +74,16 @@ class Seen(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)  # a traced mantissa cannot be packed
 def see(fmt, x, key) -> Seen:
   scale = fmt.scale(x)
-  y = fmt.round(x, scale)
+  both = jnp.stack([x, -x])  # as two roundings they would take twice to compile
+  y, minus = jax.vmap(lambda x: fmt.round(x, scale))(both)
+  noisy, minus_noisy = jax.vmap(lambda x: fmt.round(x, scale, key))(both)
   return Seen(
     y,
     fmt.round(y, scale),
-    fmt.round(-x, scale),
+    minus,
     fmt.unpack(fmt.pack(x)),
-    fmt.round(x, scale, key),
-    fmt.round(-x, scale, key),
+    noisy,
+    minus_noisy,
     fmt.unpack(fmt.pack(x, key)),
     jax.grad(lambda x: jnp.sum(weights(x) * fmt.quantize(x)))(x),
   )
