@@ -132,14 +132,17 @@ class Tests:
 
     A file is nearer the fewer imports lie between, if it is named after the module, if
     it names the method, if it lies in a folder of the same name, the more often it
-    names the class or function (of a private one all that is public in the module).
+    names the class or function (of one that no test names all that is public in the
+    module).
     """
     module, folders = self.paths[path], path.split("/")
     stem, (word, *method) = module.rpartition(".")[2], function.split(".")
     body = self.modules[module].body
     public = [node.name for node in body if _is_public(node)]
-    words = "|".join(public or [stem]) if word.startswith("_") else word
-    counted, ranked = re.compile(rf"\b({words})\b"), []
+    counted, ranked = re.compile(rf"\b{word}\b"), []
+    named = [t for path, t in self.texts.items() if path.name.startswith("test_")]
+    if not any(map(counted.search, named)):
+      counted = re.compile(rf"\b({'|'.join(public or [stem])})\b")
     for test in self.trees:
       distances = self._from(test)
       if test.name.startswith("test_") and module in distances:
@@ -202,7 +205,7 @@ class Tests:
     if f"{module}.{name}" in self.modules:
       return f"{module}.{name}"
     if depth and module in self.modules:
-      for node in self.modules[module].body:
+      for node in ast.walk(self.modules[module]):  # a face has them in a condition
         named = getattr(node, "names", []) if isinstance(node, ast.ImportFrom) else []
         if any((a.asname or a.name) == name for a in named):
           return self._source(node.module or "", name, depth - 1)

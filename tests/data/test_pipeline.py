@@ -206,3 +206,13 @@ def test_no_thread_outlives_a_stream():
 def test_what_does_not_fit_is_refused(options, words):
   with pytest.raises(ValueError, match=words):
     made(**options)
+
+
+@pytest.mark.parametrize("width", [1, 4, 5, 9])
+def test_the_draws_of_an_example_are_its_own(width):
+  draw = lambda position, count: pipeline._draws(
+    np.array([1, 2], np.uint64), position, count, width
+  )
+  whole = draw(0, 6)
+  assert whole.shape == (6, width) and np.unique(whole).size == whole.size
+  np.testing.assert_array_equal(whole[2:5], draw(2, 3))

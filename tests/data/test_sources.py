@@ -116,3 +116,12 @@ def test_what_is_no_set_is_refused():
   for make, words in bad:
     with pytest.raises(ValueError, match=words):
       make()
+
+
+def test_an_image_is_mirrored_by_a_draw_of_its_own():
+  source = SOURCES["augmented"](None)
+  draws = np.array([[0.1, 0.1, 0.9], [0.9, 0.9, 0.1]])
+  found = source.batch(np.zeros(2, int), draws)["image"]
+  padded = np.pad(IMAGES[0], ((4, 4), (4, 4), (0, 0)))
+  np.testing.assert_array_equal(found[0], padded[:6, :6])
+  np.testing.assert_array_equal(found[1], padded[8:14, 8:14][:, ::-1])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcodesign import trace
+from jaxcodesign.programs import provenance
 
 
 def array(*shape, dtype=jnp.float32):
@@ -127,3 +128,11 @@ def test_keyword_data_is_no_parameter():
   fn = lambda p, *, x: x @ p["w"]
   (gemm,) = trace(fn)(PARAMS, x=X).gemms
   assert (gemm.lhs, gemm.rhs) == ("", "w")
+
+
+def test_a_batch_of_gradients_has_the_names_of_its_parameters():
+  known = {"a": {"w": jnp.ones((3, 2))}, "b": jnp.ones(4)}
+  batch = jax.tree.map(lambda x: jnp.ones((5, *x.shape)), known)
+  assert provenance.gradient_names((jnp.ones(()), batch), known) == ["", "a/w", "b"]
+  other = {"a": {"w": jnp.ones((3, 2, 1))}, "b": jnp.ones(3)}
+  assert provenance.gradient_names(other, known) == ["", ""]

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign import rewrite_gemms, trace
+from jaxcodesign import quantize, rewrite_gemms, trace
+from jaxcodesign.numerics.formats import Fixed
+from jaxcodesign.programs.precision import Rule
 from tests.programs.frameworks import BATCH, INPUT, NETWORKS, inputs, plain
 
 SAME = lambda gemm, lhs, rhs, dot: dot(lhs, rhs)
@@ -367,3 +369,27 @@ def test_inputs_may_be_numpy_and_double():
 
 def test_batch_and_input_sizes_are_those_of_the_frameworks():
   assert inputs().shape == (BATCH, INPUT)
+
+
+def test_a_reversed_scan_stays_reversed():
+  def fn(params, xs):
+    step = lambda carry, x: (carry @ params["w"] + x, carry)
+    return jax.lax.scan(step, jnp.zeros(3), xs, reverse=True)
+
+  params = {"w": 0.5 * jnp.eye(3)}
+  xs = jnp.arange(12, dtype=jnp.float32).reshape(4, 3)
+  equal(same(fn)(params, xs), fn(params, xs))
+
+
+def test_every_iteration_of_every_loop_has_its_own_noise():
+  noisy = Rule("*", None, Fixed(4), stochastic=("activation",))
+  x = jnp.full((1, 64), 0.3).at[0, 0].set(1.0)
+
+  def looped(params, x):
+    inner = lambda carry, _: (carry, x @ params["w"])
+    outer = lambda carry, _: (carry, jax.lax.scan(inner, 0, None, 3)[1])
+    return jax.lax.scan(outer, 0, None, 2)[1]
+
+  run = jax.jit(quantize(looped, [noisy], key=jax.random.key(0)))
+  drawn = np.asarray(run({"w": jnp.eye(64)}, x)).reshape(6, 64)
+  assert len({row.tobytes() for row in drawn}) == 6

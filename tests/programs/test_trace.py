@@ -267,3 +267,18 @@ def test_steps_visited_do_not_grow_with_the_depth_of_nesting(monkeypatch):
     assert gemm.count == 2**depth
     per_level.append(len(visits) / depth)
   assert max(per_level) < 1.5 * min(per_level)
+
+
+def test_a_weight_that_a_loop_reuses_is_read_once():
+  step = lambda params: lambda carry, x: (carry, x @ params["w"])
+  run = lambda params, xs: jax.lax.scan(step(params), 0.0, xs)[1]
+  (g,) = trace(run)({"w": jnp.ones((8, 4))}, jnp.ones((5, 3, 8))).gemms
+  assert (g.count, g.rhs_elements, g.leaf_elements) == (5, 32, 32)
+  data = lambda params, xs: jax.lax.scan(lambda c, x: (c, x @ x.T), 0.0, xs)[1]
+  (g,) = trace(data)({}, jnp.ones((5, 3, 8))).gemms
+  assert (g.count, g.rhs_elements) == (5, 5 * 24)
+
+
+def test_a_product_of_two_activations_keeps_its_sides():
+  (g,) = trace(lambda params, a, b: a @ b)({}, jnp.ones((3, 5)), jnp.ones((5, 7))).gemms
+  assert (g.m, g.k, g.n) == (3, 5, 7)

@@ -7,6 +7,8 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -173,3 +175,23 @@ def test_a_batch_that_does_not_fit_is_refused(tmp_path):
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
   with pytest.raises(ValueError, match="batch_size=100 in 1 parts does not divide"):
     run(tmp_path, devices=jax.devices()[:8])
+
+
+def test_a_score_that_meets_the_target_ends_the_run(whole):
+  first = next(e.test_accuracy for e in whole[0].history)
+  found, _ = run(None, dataclasses.replace(JOB, target=first))
+  assert (found.status, found.step) == ("target", 8)
+
+
+def test_every_example_weighs_the_same_in_an_evaluation():
+  """72 of the 200 come in a second batch, of which the rest is filling."""
+  job = dataclasses.replace(JOB, train=dataclasses.replace(TRAIN, batch_size=128))
+  loaded = few(job)
+  ready = session.prepare(job, Processes(0, 1), jax.devices()[:1], loaded=loaded)
+  state = ready.start()
+  loss, score = ready.evaluate(state)
+  batch = loaded.test.batch(np.arange(200), None)
+  logits = models.Cnn((2, 4), 8).apply(ready.network(state), batch["image"])
+  true = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
+  assert score == np.mean(np.argmax(np.asarray(logits), 1) == batch["label"])
+  np.testing.assert_allclose(loss, -np.mean(true), rtol=1e-5)

@@ -231,3 +231,13 @@ def test_rounds_do_not_compile_the_step_anew():
 def test_what_cannot_be_combined_is_refused_when_it_is_made(call, said):
   with pytest.raises(ValueError, match=said):
     call()
+
+
+def test_a_round_takes_its_share_of_what_is_left():
+  """Half is left: the second round leaves 0.8 of that, not 0.8 of the whole."""
+  how = Combine((Layer("w", 0.1, alpha=1, gamma=0.0),), Iterative(0, 0.5, 2, rate=0.2))
+  start = np.random.default_rng(0).normal(size=(64, 64)).astype("f4")
+  half = np.abs(start) > np.median(np.abs(start))
+  before = Combined({"w": jnp.asarray(half)}, {})
+  after = how.combine({"w": start * half}, before, 0, 100)
+  assert float(np.mean(after.masks["w"])) == pytest.approx(0.4, abs=0.01)

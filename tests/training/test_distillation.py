@@ -196,3 +196,10 @@ def test_a_teacher_is_asked_for_where_training_starts_from_noise():
   config = TrainConfig(distill=Distill())
   with pytest.raises(ValueError, match="name a Checkpoint or a function"):
     task.classify(CNN, some_images(), config)
+
+
+def test_a_teacher_learns_nothing_from_its_features():
+  x, y = (jax.random.normal(jax.random.key(i), (4, 6)) for i in range(2))
+  of = lambda x, y: losses.feature_matching([x], [y])
+  student, teacher = jax.grad(of, (0, 1))(x, y)
+  assert np.any(student) and not np.any(teacher)
