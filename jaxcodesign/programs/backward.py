@@ -104,7 +104,8 @@ def sides(
     fmt = back[at]
     # Rounded already, and on the same grid however the array lies?
     known = fmt is formats[at] and (fmt is None or fmt.pointwise)
-    source = jax.lax.stop_gradient(values[at] if known else exact[at])
+    # No gradient flows to it from a loss, but one does from that loss' gradient.
+    source = values[at] if known else exact[at]
     made.append(Side(gradient, None if known else fmt, source, keys))
   return made[0], made[1]
 

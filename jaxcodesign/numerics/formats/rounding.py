@@ -27,6 +27,7 @@ def straight_through(x: jax.Array, y: jax.Array) -> jax.Array:
   The textbook `x + stop_gradient(y - x)` adds in floating point and leaves the number
   grid wherever `y` is far from `x` (binary weights, truncated terms); here nothing is
   computed, so every value of `y`, infinite and NaN included, comes back bit for bit.
+  Its derivatives of any order are those of the textbook form.
   """
   del x
   return y
@@ -34,7 +35,8 @@ def straight_through(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @straight_through.defjvp
 def _straight_through_jvp(primals, tangents):
-  return primals[1], tangents[0]
+  # Not primals[1], a constant, which would end every second derivative.
+  return straight_through(*primals), tangents[0]
 
 
 def to_integer(

@@ -1,12 +1,14 @@
 """Straight-through is exact, stochastic is unbiased, a smooth ceiling is smooth."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.test_util import check_grads
 import numpy as np
 import pytest
 
-from jaxcodesign.numerics.formats import rounding
+from jaxcodesign.numerics.formats import learned, rounding
 
 
 def test_straight_through_is_exact_where_the_textbook_is_not():
@@ -23,6 +25,24 @@ def test_straight_through_keeps_special_values(special):
   np.testing.assert_array_equal(rounding.straight_through(x, x), x)
   slope = jax.grad(lambda x: rounding.straight_through(x, jnp.round(x)).sum())(x)
   np.testing.assert_array_equal(slope, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_derivatives_of_any_order_are_those_of_the_textbook(order):
+  slope, stop = 0.1, jax.lax.stop_gradient
+  textbook = {
+    lambda x: rounding.straight_through(x, jnp.round(x)): (
+      lambda x: x + stop(jnp.round(x) - x)
+    ),
+    lambda x: learned._slower(x, slope): lambda x: slope * x + stop((1 - slope) * x),
+  }
+  for ours, theirs in textbook.items():
+    for nested in (jax.grad, jax.jacfwd):
+      found, wanted = (
+        functools.reduce(lambda f, _: nested(f), range(order), lambda x: fn(x) ** 3)
+        for fn in (ours, theirs)
+      )
+      np.testing.assert_allclose(found(1.3), wanted(1.3), rtol=1e-6)
 
 
 def test_ties_go_to_even():
