@@ -113,11 +113,14 @@ class Tests:
     self.root = root
     self.modules: dict[str, ast.Module] = {}  # by dotted name
     self.paths: dict[str, str] = {}  # path -> dotted name
+    self.faces: set[str] = set()
     for folder in (PACKAGE, "launch"):
       for path in sorted((root / folder).rglob("*.py")):
         short = path.relative_to(root).with_suffix("")
         dotted = ".".join(short.parts).removesuffix(".__init__")
         self.modules[dotted] = ast.parse(path.read_text())
+        if path.name == "__init__.py" and "= face(" in path.read_text():
+          self.faces.add(dotted)
         self.paths[path.relative_to(root).as_posix()] = dotted
     found = sorted((root / TESTS).rglob("*.py"))
     self.texts = {path: path.read_text() for path in found}
@@ -193,12 +196,16 @@ class Tests:
     for node in ast.walk(tree):
       if isinstance(node, ast.Import):
         found += [(a.name, a.name) for a in node.names if a.name in self.modules]
+      if isinstance(node, ast.Attribute) and ast.unparse(node.value) in self.faces:
+        module = self._source(ast.unparse(node.value), node.attr)
+        found.append((node.attr, module))
       if isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
           module = self._source(node.module, alias.name)
           if module in self.modules:
             found.append((alias.asname or alias.name, module))
-    return found
+    # A whole face is all of the library: what is used of it counts.
+    return [(name, module) for name, module in found if module not in self.faces]
 
   def _source(self, module: str, name: str, depth: int = 4) -> str:
     """The module that `from module import name` means in the end."""

@@ -110,6 +110,22 @@ def test_a_tensor_gets_more_bits_where_its_ratio_is_above_the_threshold(shift):
   assert bits[0, 3] == bits[0, 0] // 2 * (bits[0, 1] // 2)
 
 
+def test_every_product_takes_the_passes_of_its_own_two_operands():
+  """W is of signs alone, which 2 bits hold; A needs 4, and so does G."""
+  signs = jax.tree.map(jnp.sign, PARAMS)
+  scheme = Fast(Adaptive(alpha=0.02, beta=0.0))
+  plan = fast.plan(loss, scheme)(signs, X)
+
+  def run(params, x, probe):
+    made = fast.quantize(loss, scheme, progress=0.0, key=KEYS[0], probe=probe)
+    return made(params, x)
+
+  _, _, told = jax.jit(jax.grad(run, (0, 1, 2)))(signs, X, plan.probe())
+  w, a, g = told[:, :3].T // 2
+  assert (w == 1).all() and (a == 2).all() and (g == 2).all()
+  np.testing.assert_array_equal(told[:, 3:], jnp.stack([w * a, g * w, g * a], 1))
+
+
 def test_the_threshold_falls_with_progress_in_one_program():
   scheme = Fast(Adaptive())
   plan = fast.plan(loss, scheme)(PARAMS, X)

@@ -182,6 +182,29 @@ def test_rules_and_masks_meet(task, batch):
   assert float(outcome.counted) == 16 and float(outcome.correct) <= 16
 
 
+def test_a_part_has_rows_from_all_over_the_batch():
+  """Each device has some, as the batch lies over devices in runs of rows."""
+
+  def loss(params, batch, *, train):
+    value = (params["w"] * batch["image"].mean()) ** 2
+    return Outcome(value, jnp.float32(0), jnp.float32(2), None)
+
+  train = dataclasses.replace(TRAIN, accumulate=2)
+  start, half = {"w": jnp.ones(())}, {"image": jnp.zeros((2, 1))}
+  found = step.prepare(loss, train, STEPS, start, half)
+  batch = {"image": jnp.asarray([[0.0], [0.0], [1.0], [1.0]])}
+  _, told = found.step(found.init(start, jax.random.key(0)), batch, ())
+  assert float(told.loss) == 0.25  # 0.5 if the parts were 0, 0 and 1, 1
+
+
+def test_every_step_draws_noise_of_its_own(task, batch):
+  bfp = BlockFloat(3)
+  rule = Rule("*", bfp, bfp, bfp, stochastic=("gradient",))
+  found, state = made(task, batch, precision=(rule,))
+  norms = jax.jit(lambda i: found.step(state._replace(step=i), batch, ())[1].gradient)
+  assert norms(0) == norms(0) != norms(1)
+
+
 def test_buckets_cover_the_run():
   for steps in (3, 100, 250, 1001):
     counts = fast_method.bucket_steps(steps)

@@ -297,3 +297,14 @@ def test_leaves_of_any_dtype_are_priced_alike():
   for rows in (np.int64(32), jnp.int32(32), jnp.bfloat16(32), np.float32(32)):
     machine = dataclasses.replace(MACHINES[0], rows=rows)
     assert float(cost.evaluate(LAYERS, machine).edp_js) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_elementwise_work_reads_and_writes_values_of_the_array(bits):
+  machine = presets.int8_45nm()
+  mac = dataclasses.replace(machine.mac, activation_bits=bits)
+  machine = dataclasses.replace(machine, mac=mac)
+  access = machine.ofmap.read_energy_j() + machine.ofmap.write_energy_j()
+  each = machine.vector.energy_j + access * bits / 8
+  found = cost.evaluate(LAYERS, machine).parts_j["vector"]
+  assert float(found) == pytest.approx(12_544 * float(each), rel=1e-6)

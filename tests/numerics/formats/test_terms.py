@@ -207,3 +207,12 @@ def test_narrow_integers_have_the_same_terms(dtype):
       keep_largest(q.astype(dtype), 9, group=8, **how),
       keep_largest(q, 9, group=8, **how),
     )
+
+
+@pytest.mark.parametrize("group", [15, 16, 255, 256])
+def test_a_group_that_shares_every_term_is_counted_in_full(group):
+  q = np.full((1, group), 5, np.int32)
+  keep = lambda budget: keep_largest(q, budget, group=group, bits=7)
+  np.testing.assert_array_equal(keep(2 * group), q)
+  one = np.where(np.arange(group) < group - 1, 4, 0)
+  np.testing.assert_array_equal(keep(group - 1)[0], one)
