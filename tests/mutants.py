@@ -1,6 +1,6 @@
 """Whether the tests notice: each mutant of `mutant_list` against the nearest tests.
 
-  python -m tests.mutants [--only TEXT] [--list] [--jobs 1] [--files 6] [--limit 240]
+  python -m tests.mutants [--only TEXT ...] [--list] [--jobs 1] [--files 6] [--limit 240]
                           [--out FILE.json] [--against FILE.json]
 
 A mutant is caught if a test fails, or cannot be collected, with it. The tests are found
@@ -371,7 +371,9 @@ def _save(path: str | None, found: dict[str, Outcome], near) -> None:
 def main(argv: list[str] | None = None) -> int:
   """Runs the mutants; 1 if one of --against is no longer caught, or the list is bad."""
   parser = argparse.ArgumentParser(prog="python -m tests.mutants")
-  parser.add_argument("--only", default="", help="mutants with this text in their name")
+  parser.add_argument(
+    "--only", default=[""], nargs="+", help="mutants with one of these in their name"
+  )
   parser.add_argument("--list", action="store_true", help="print them and their tests")
   parser.add_argument("--jobs", type=int, default=1)
   parser.add_argument("--files", type=int, default=6, help="test files of a mutant")
@@ -380,7 +382,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument("--against", help="an earlier one; worse is exit code 1")
   args = parser.parse_args(argv)
   code, tests = Code(), Tests()
-  mutants = [m for m in MUTANTS if args.only in m.name]
+  asked = lambda name: any(text in name for text in args.only)
+  mutants = [m for m in MUTANTS if asked(m.name)]
   near, errors = {}, []
   for mutant in mutants:
     try:
@@ -399,7 +402,7 @@ def main(argv: list[str] | None = None) -> int:
   count = collections.Counter(o.status for o in found.values())
   print(", ".join(f"{n} {status}" for status, n in count.most_common()))
   caught = {name for name, o in found.items() if o.status == "caught"}
-  lost = [n for n in earlier.get("caught", []) if args.only in n and n not in caught]
+  lost = [n for n in earlier.get("caught", []) if asked(n) and n not in caught]
   for name in lost:
     now = found[name].status if name in found else "not in the list"
     print(f"caught before, now {now}: {name}", file=sys.stderr)
