@@ -1,7 +1,7 @@
 """Whether the tests notice: each mutant of `mutant_list` against the nearest tests.
 
-  python -m tests.mutants [--only TEXT ...] [--list] [--jobs 1] [--files 6] [--limit 240]
-                          [--out FILE.json] [--against FILE.json]
+  python -m tests.mutants [--only TEXT ...] [--list] [--jobs 1] [--files 6]
+                          [--limit 240] [--out FILE.json] [--against FILE.json]
 
 A mutant is caught if a test fails, or cannot be collected, with it. The tests are found
 anew in any layout: files that import its module, at first those named after it. Each
