@@ -103,7 +103,7 @@ def sides(
     at = 1 - i  # of the operand that the gradient by operand i is made from
     fmt = back[at]
     # Rounded already, and on the same grid however the array lies?
-    known = fmt is formats[at] and (fmt is None or fmt.pointwise)
+    known = fmt is formats[at] and (fmt is None or fmt.pointwise or fmt.static)
     # No gradient flows to it from a loss, but one does from that loss' gradient.
     source = values[at] if known else exact[at]
     made.append(Side(gradient, None if known else fmt, source, keys))
@@ -184,7 +184,9 @@ def _gradients(
 
 def _same(left: Side, right: Side) -> bool:
   fmt = left.gradient
-  return fmt is not None and fmt is right.gradient and fmt.pointwise
+  if fmt is None or fmt is not right.gradient:
+    return False
+  return fmt.pointwise or fmt.static
 
 
 def _transposed(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcodesign.numerics.formats import noise
+from jaxcodesign.numerics.formats import exponents, noise
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.programs import jaxprs
 from jaxcodesign.programs.policy import Operand
@@ -91,8 +91,8 @@ def round_operand(
   along, turned = lying(fmt, x, across)
   with blaming(gemm, side, x):
     scale = along.scale(turned)
-    rounded = along.round(turned, scale, _local(source, x))
-    out = _clipped(along, turned, scale, rounded) if clip else rounded
+    given = _inside(along, turned, scale) if clip else turned
+    out = along.round(given, scale, _local(source, x))
   return out if turned is x else jnp.swapaxes(out, -1, -2)
 
 
@@ -133,9 +133,14 @@ def _local(source: Any, x: jax.Array) -> Any:
   return source
 
 
-def _clipped(fmt: Format, x: jax.Array, scale: Any, rounded: jax.Array) -> jax.Array:
-  # At the end of the grid: twice the value rounds to the same.
-  nearest = fmt.round(x, scale)
-  end = (fmt.round(2 * x, scale) == nearest) & (nearest != 0)
-  saturated = end & (jnp.abs(x) > jnp.abs(nearest))
-  return jnp.where(saturated, jax.lax.stop_gradient(rounded), rounded)
+def _inside(fmt: Format, x: jax.Array, scale: Any) -> jax.Array:
+  """`x`, without a gradient where it lies more than 4 ulp beyond its grid.
+
+  A peak that just fits may lie an ulp beyond, as its step is rounded. The gradient by
+  what spans the grid, a learned step or limit, stays.
+  """
+  end = jnp.abs(fmt.ends(x, scale)).astype(jnp.float32)
+  ulp = exponents.power_of_two(exponents.floor_log2(exponents.bits_of(end)))
+  beyond = end + 4 * float(jnp.finfo(x.dtype).eps) * ulp
+  saturated = jnp.abs(x).astype(jnp.float32) > beyond
+  return jnp.where(saturated, jax.lax.stop_gradient(x), x)

@@ -35,8 +35,9 @@ class Rule:
       gradient in both; `Backward` tells them apart. None: the gradient is that of the
       unrounded operands at the rounded ones (straight-through).
     kind: Glob on the kind of product: "dot", "conv", "transposed_conv".
-    clip: Whether the gradient of an operand is zero where it saturates, instead of
-      straight through.
+    clip: Whether the gradient of an operand is zero where it saturates, that is lies
+      beyond the last value of its grid by more than 4 ulp, instead of straight through.
+      The gradient by a learned step or limit is the format's own.
     stochastic: Which operands are rounded stochastically when `quantize` has a key.
   """
 

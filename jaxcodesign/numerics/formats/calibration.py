@@ -146,5 +146,12 @@ class Calibrated(Format):
   def pointwise(self) -> bool:
     return self.format.pointwise
 
+  @property
+  def static(self) -> bool:
+    return True
+
+  def ends(self, x: jax.Array, scale: Any) -> jax.Array:
+    return self.format.ends(x, scale)
+
   def check(self, length: int) -> None:
     self.format.check(length)

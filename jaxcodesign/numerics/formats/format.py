@@ -160,6 +160,18 @@ class Format(abc.ABC):
     """Whether one scale, or none, serves the whole array: any layout has one grid."""
     return False
 
+  @property
+  def static(self) -> bool:
+    """Whether the scales were chosen beforehand, for one layout of the array."""
+    return False
+
+  def ends(self, x: jax.Array, scale: Any) -> jax.Array:
+    """The last value of the grid [..., N] on the side of each value of `x`.
+
+    What the largest number of the dtype becomes; an infinity where nothing saturates.
+    """
+    return self.round(jnp.copysign(jnp.finfo(x.dtype).max, x), scale)
+
   def check(self, length: int) -> None:
     """Raises a ValueError if a last axis of `length` cannot be rounded."""
     del length  # blocks that do not divide are padded

@@ -119,6 +119,12 @@ class Terms(Format):
   def pointwise(self) -> bool:
     return self.group == 1 and self.share == "tensor"
 
+  def ends(self, x: jax.Array, scale: Any) -> jax.Array:
+    # Of the integers: what the budget of a group leaves of its largest is no end.
+    return self.values(
+      jnp.copysign(jnp.float32(self._most), x.astype(jnp.float32)), scale
+    )
+
   def check(self, length: int) -> None:
     terms.check_group(self.group, (length,))
     check_group(self.share, length)

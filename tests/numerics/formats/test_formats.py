@@ -211,9 +211,11 @@ def test_elements_are_few_and_near(fmt):
   @jax.jit
   def both(x):
     scale = fmt.scale(x)
-    return fmt.elements(floats(x), scale, None), fmt.round(x, scale)
+    y = fmt.round(x, scale)
+    return fmt.elements(floats(x), scale, None), y, fmt.ends(x, scale)
 
-  elements, y = both(x)
+  elements, y, ends = both(x)
+  assert (np.abs(y) <= np.abs(ends)).all() and (y * ends >= 0).all()
   elements = np.unique(elements)
   # A budget turns 127 into 128: one value more than there are codes of bits + 1.
   spare = isinstance(fmt, formats.Terms)
