@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats import noise, rounding, terms
 from jaxcodesign.numerics.formats.format import Format, Key
 from jaxcodesign.numerics.formats.steps import in_steps
 from jaxcodesign.numerics.formats.storage import load_integers, store_integers
+
+LEAST = 2.0**-64  # of a step or a limit: below, gradients times it would be flushed
 
 
 class _Learned(Format):
@@ -69,7 +71,8 @@ class LSQ(_Learned):
   an array of N values.
 
   Attributes:
-    step: > 0, a leaf; start with `lsq_step`.
+    step: > 0, a leaf; start with `lsq_step`. Below LEAST it counts as LEAST, with the
+      gradient there, so that an optimizer which overshot comes back.
     bits: 2 to 16.
     signed: Q_n = 2^(bits-1), Q_p = 2^(bits-1) - 1; unsigned 0 and 2^bits - 1.
   """
@@ -92,11 +95,13 @@ class LSQ(_Learned):
 
   def scale(self, x: jax.Array) -> jax.Array:
     _, most = self.limits()
-    step = jnp.maximum(jnp.asarray(self.step, jnp.float32), exponents.TINY)
-    return _slower(step, 1 / math.sqrt(max(x.size, 1) * most))
+    return _slower(_at_least(self.step), 1 / math.sqrt(max(x.size, 1) * most))
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:
-    steps = jnp.clip(in_steps(x, scale), *self.limits())
+    low, high = self.limits()
+    # Twice: the first keeps derivatives finite, the second mends its last bit.
+    steps = _counted(jnp.clip(x, low * scale, high * scale), scale)
+    steps = jnp.clip(steps, low, high)
     return rounding.straight_through(steps, rounding.to_integer(steps, source))
 
   def values(self, elements: jax.Array, scale: Any) -> jax.Array:
@@ -111,7 +116,7 @@ class PACT(_Learned):
   x >= limit and zero below.
 
   Attributes:
-    limit: > 0, a leaf. The paper regularizes it with L2.
+    limit: > 0, a leaf; as `LSQ.step` below LEAST. The paper regularizes it with L2.
     bits: 2 to 16.
   """
 
@@ -124,7 +129,7 @@ class PACT(_Learned):
 
   def scale(self, x: jax.Array) -> jax.Array:
     del x
-    return jnp.maximum(jnp.asarray(self.limit, jnp.float32), exponents.TINY)
+    return _at_least(self.limit)
 
   def round(self, x: jax.Array, scale: Any, key: Key | None = None) -> jax.Array:
     given = _floats(x)
@@ -212,6 +217,25 @@ def _floats(x: jax.Array) -> jax.Array:
       f"a format rounds floating-point arrays; x is {kind}: cast it first"
     )
   return jnp.asarray(x).astype(jnp.float32)
+
+
+def _at_least(learned: jax.typing.ArrayLike) -> jax.Array:
+  """The nearest that is LEAST or more; one that overshot zero has a gradient still."""
+  given = jnp.asarray(learned, jnp.float32)
+  return rounding.straight_through(given, jnp.maximum(given, LEAST))
+
+
+@jax.custom_jvp
+def _counted(x: jax.Array, step: jax.Array) -> jax.Array:
+  """`in_steps`, whose derivative by the step divides by no square of it."""
+  return in_steps(x, step)
+
+
+@_counted.defjvp
+def _counted_jvp(primals, tangents):
+  (x, step), (dx, dstep) = primals, tangents
+  steps = _counted(x, step)
+  return steps, _counted(dx - steps * dstep, step)
 
 
 @jax.custom_jvp
