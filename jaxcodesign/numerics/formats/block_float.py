@@ -78,7 +78,7 @@ class BlockFloat(Format):
     )
     if self.exponent == 8:
       return e
-    top = jnp.max(e)
+    top = jnp.max(e, initial=-126)
     e = jnp.maximum(e, top - (2**self.exponent - 1))
     return jnp.where(top == exponents.INFINITE, top, e)
 
@@ -149,7 +149,7 @@ class BlockFloat(Format):
   def store_scale(self, scale: jax.Array) -> Any:
     if self.exponent == 8:
       return exponents.to_e8m0(scale)
-    top, half = jnp.max(scale), 2 ** (self.exponent - 1)
+    top, half = jnp.max(scale, initial=-126), 2 ** (self.exponent - 1)
     codes = scale - top + half - 1
     return Window(codes.astype(signed_type(half - 1)), exponents.to_e8m0(top))
 

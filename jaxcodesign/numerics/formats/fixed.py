@@ -97,8 +97,7 @@ class Fixed(Format):
       axis_of(self.share, self.axis),
     )
     if self.grid == "affine":
-      low = jnp.minimum(jnp.min(values, axis=axis), 0)
-      high = jnp.maximum(jnp.max(values, axis=axis), 0)
+      low, high = exponents.span(values, axis)
       most = 2**self.bits - 1
       step = step_of(high / 2 - low / 2, most / 2)
       return Affine(step, jnp.clip(jnp.round(in_steps(-low, step)), 0, most))
@@ -140,6 +139,8 @@ class Fixed(Format):
 
   def load(self, codes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if self.bits == 1:
+      if not codes.size:
+        return jnp.zeros(shape, jnp.float32)
       size = shape[-1] if shape else 1
       plus = jnp.unpackbits(codes, axis=-1, count=size).reshape(shape)
       return jnp.where(plus == 1, jnp.float32(1), jnp.float32(self.limits()[0]))
@@ -175,7 +176,7 @@ class Fixed(Format):
 
 
 def _mean(x: jax.Array, axis: int | None) -> jax.Array:
-  count = x.size if axis is None else x.shape[axis]
+  count = max(x.size if axis is None else x.shape[axis], 1)
   # Divided first: the sum of finite values may be infinite, their mean is not.
   return jnp.sum(x * np.float32(1 / count), axis=axis)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign import tree
-from jaxcodesign.numerics.formats import noise, rounding, terms
+from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
 from jaxcodesign.numerics.formats.format import Format, Key
 from jaxcodesign.numerics.formats.steps import in_steps
 from jaxcodesign.numerics.formats.storage import load_integers, store_integers
@@ -176,7 +176,7 @@ class DoReFa(_Learned):
   def scale(self, x: jax.Array) -> jax.Array:
     if self.operand == "activation":
       return jnp.ones((), jnp.float32)
-    peak = jnp.max(jnp.abs(jnp.tanh(jax.lax.stop_gradient(_floats(x)))))
+    peak = exponents.peak(jnp.tanh(jax.lax.stop_gradient(_floats(x))), None)
     return jnp.where(peak == 0, jnp.float32(1), peak)
 
   def elements(self, x: jax.Array, scale: Any, source: noise.Noise | None) -> jax.Array:

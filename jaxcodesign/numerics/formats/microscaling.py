@@ -161,7 +161,7 @@ class ScaledBlocks(Format):
     if self.tensor:
       # No lower than that its product with the least block scale is a normal number.
       tensor = jnp.maximum(
-        step_of(jnp.max(peaks), largest * most), exponents.TINY / least
+        step_of(exponents.peak(peaks, None), largest * most), exponents.TINY / least
       )
     wanted = in_steps(peaks * np.float32(1 / largest), tensor)
     finite = self.scaling.elements(

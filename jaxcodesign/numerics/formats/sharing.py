@@ -8,6 +8,7 @@ block format need not: it is filled up with zeros, which no shared exponent sees
 cut off again.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -79,7 +80,8 @@ def blocks(x: jax.Array, block: int, axis: int = -1) -> jax.Array:
 def unblock(y: jax.Array, shape: tuple[int, ...], axis: int = -1) -> jax.Array:
   """The inverse of `blocks` for an array that had `shape`."""
   at = axis % len(shape)
-  whole = y.reshape(*shape[:at], -1, *shape[at + 1 :])
+  length = math.prod(y.shape[at : at + 2])
+  whole = y.reshape(*shape[:at], length, *shape[at + 1 :])
   if whole.shape == shape:
     return whole
   return jax.lax.slice_in_dim(whole, 0, shape[at], axis=at)

@@ -42,7 +42,7 @@ def nibbles(q: jax.Array) -> jax.Array:
   q = jnp.atleast_1d(q)
   if q.shape[-1] % 2:
     q = jnp.pad(q, [(0, 0)] * (q.ndim - 1) + [(0, 1)])
-  pairs = q.reshape(*q.shape[:-1], -1, 2)
+  pairs = q.reshape(*q.shape[:-1], q.shape[-1] // 2, 2)
   both = jax.lax.bitcast_convert_type(pairs, jnp.uint16)
   return (both & 0xF | both >> 4 & 0xF0).astype(jnp.uint8)
 
@@ -50,5 +50,5 @@ def nibbles(q: jax.Array) -> jax.Array:
 def from_nibbles(codes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """int32 `shape` in 0 ... 15: the inverse of `nibbles`."""
   pairs = jnp.stack([codes & 0xF, codes >> 4], axis=-1).astype(jnp.int32)
-  flat = pairs.reshape(*codes.shape[:-1], -1)
+  flat = pairs.reshape(*codes.shape[:-1], 2 * codes.shape[-1])
   return flat[..., : shape[-1] if shape else 1].reshape(shape)

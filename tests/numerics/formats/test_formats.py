@@ -194,6 +194,17 @@ def test_laws_hold_for_any_data(fmt, dtype, seed, spread, poison):
 
 
 @every_format
+def test_what_is_empty_stays_empty(fmt):
+  @jax.jit
+  def both(x):
+    slope = jax.grad(lambda x: jnp.sum(fmt.quantize(x)))(x)
+    return fmt.quantize(x), fmt.unpack(fmt.pack(x)), slope
+
+  for shape in ((0, 48), (3, 0)):
+    assert {y.shape for y in both(jnp.ones(shape))} == {shape}
+
+
+@every_format
 def test_zero_stays_zero(fmt, x):
   for dtype in DTYPES:
     seen = see(fmt, jnp.zeros(x.shape, dtype), jax.random.key(0))

@@ -1,10 +1,13 @@
 """Scales by hand: where a grid begins, and what FAST compares."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcodesign.numerics.formats import BlockFloat, Fixed
+from jaxcodesign.numerics.formats import NVFP4, BlockFloat, DoReFa, Fixed
+
+BAD = (np.nan, np.inf)
 
 
 def test_an_affine_grid_holds_zero_and_both_ends():
@@ -31,3 +34,24 @@ def test_refinement_is_what_two_bits_more_change():
   assert np.any(np.abs(four) > np.abs(two)) and np.any(np.abs(four) < np.abs(two))
   wanted = np.abs(four - two).sum() / np.abs(two).sum()
   assert float(BlockFloat(3, 16).refinement(x)) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("fmt", "bad"),
+  [
+    *((Fixed(8, grid=grid), bad) for grid in ("symmetric", "affine") for bad in BAD),
+    *((fmt, bad) for fmt in (Fixed(4, 8, grid="affine"), NVFP4) for bad in BAD),
+    (DoReFa(4), np.nan),  # the tanh of an infinity is a number
+  ],
+  ids=str,
+)
+def test_what_is_no_number_poisons_a_long_array_too(fmt, bad):
+  """On CPUs a maximum of floats loses a NaN where it runs over more than a few."""
+  quantize = jax.jit(fmt.quantize)
+  x = np.random.default_rng(0).normal(size=(64, 1024)).astype("f4")
+  for place in (0, 5000, 64 * 1024 - 1):
+    x.flat[place], kept = bad, x.flat[place]
+    y = np.asarray(quantize(x))
+    x.flat[place] = kept
+    shared = slice(None) if getattr(fmt, "share", "tensor") == "tensor" else place
+    assert np.isnan(y.flat[shared]).all()
