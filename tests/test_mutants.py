@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from tests import mutants
+from tests import mutants, near_tests
 from tests.mutant_list import MUTANTS, Mutant
 
-CODE, TESTS = mutants.Code(), mutants.Tests()
+CODE, TESTS = mutants.Code(), near_tests.Tests()
 
 
 def test_every_mutant_changes_exactly_one_function():
@@ -25,7 +25,7 @@ def test_names_are_apart_and_there_are_enough():
 def test_every_mutant_has_tests_that_import_its_module():
   for mutant in MUTANTS:
     near = TESTS.near(CODE.place(mutant)[0], mutant.function, 6)
-    assert near and not any(mutants.HEAVY.search(name) for name in near), mutant.name
+    assert near and not any(near_tests.HEAVY.search(name) for name in near), mutant.name
 
 
 def test_tests_named_after_a_module_come_first():

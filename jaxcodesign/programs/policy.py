@@ -53,6 +53,8 @@ class Rule:
     back = self.backward or Backward()
     backward = (back.input_gradient, back.weight_gradient, back.weight, back.activation)
     for fmt in (self.weight, self.activation, *backward):
+      if isinstance(fmt, str | int | float):
+        raise TypeError(f"{fmt!r} is no number format; Fixed(8) is one")
       if getattr(fmt, "axis", -1) != -1:
         raise ValueError(
           f"{fmt!r}: a rule's formats run along the contraction, axis=-1, however the "

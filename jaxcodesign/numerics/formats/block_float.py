@@ -23,6 +23,7 @@ from jaxcodesign.numerics.formats.sharing import (
   blocks,
   check_axis_number,
   check_block,
+  check_whole,
   unblock,
 )
 from jaxcodesign.numerics.formats.storage import signed_type, store_integers
@@ -62,6 +63,9 @@ class BlockFloat(Format):
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
+    check_whole(exponent=self.exponent)
+    if isinstance(self.mantissa, str | bool):
+      raise TypeError(f"mantissa={self.mantissa!r} is no number of bits")
     if tree.is_concrete(self.mantissa):
       low, high = np.min(self.mantissa), np.max(self.mantissa)
       if not 1 <= low <= high < 24:

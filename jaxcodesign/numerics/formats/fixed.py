@@ -20,6 +20,7 @@ from jaxcodesign.numerics.formats.sharing import (
   check_axis_number,
   check_group,
   check_share,
+  check_whole,
   lanes,
   spread,
 )
@@ -74,7 +75,8 @@ class Fixed(Format):
     if self.grid not in GRIDS:
       raise ValueError(f"grid={self.grid!r} is none of {', '.join(GRIDS)}")
     least = 2 if self.grid == "full" else 1
-    if not isinstance(self.bits, int) or not least <= self.bits <= 24:
+    check_whole(bits=self.bits)
+    if not least <= self.bits <= 24:
       raise ValueError(
         f"Fixed has {least} to 24 bits on a {self.grid} grid: bits={self.bits}"
       )

@@ -24,6 +24,7 @@ from jaxcodesign.numerics.formats.sharing import (
   check_axis_number,
   check_group,
   check_share,
+  check_whole,
   lanes,
   spread,
 )
@@ -54,6 +55,7 @@ class Logarithmic(Format):
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
+    check_whole(bits=self.bits, fraction=self.fraction)
     if not 2 <= self.bits <= 8:
       raise ValueError(f"Logarithmic has 2 to 8 bits: bits={self.bits}")
     if not 0 <= self.fraction <= 3:

@@ -19,6 +19,7 @@ from jaxcodesign.numerics.formats.sharing import (
   check_axis_number,
   check_group,
   check_share,
+  check_whole,
   lanes,
   spread,
 )
@@ -74,6 +75,7 @@ class Minifloat(Format):
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
+    check_whole(exponent=self.exponent, mantissa=self.mantissa)
     if self.specials not in SPECIALS:
       raise ValueError(f"specials={self.specials!r} is none of {', '.join(SPECIALS)}")
     most = 8 if self.specials == "ieee" else 7

@@ -93,6 +93,13 @@ def _cut(x: jax.Array, size: int, axis: int) -> jax.Array:
   return x.reshape(*x.shape[:at], x.shape[at] // size, size, *x.shape[at + 1 :])
 
 
+def check_whole(**values: object) -> None:
+  """Raises a TypeError naming a static field that is no int; True and 4.0 are none."""
+  for name, value in values.items():
+    if isinstance(value, bool) or not isinstance(value, int):
+      raise TypeError(f"{name}={value!r} is no int: write it as a whole number")
+
+
 def check_block(block: object) -> None:
   """Raises a ValueError unless `block` is a whole number of values."""
   if not isinstance(block, int) or block < 1:

@@ -15,6 +15,7 @@ from jaxcodesign.numerics.formats.sharing import (
   check_axis_number,
   check_group,
   check_share,
+  check_whole,
   lanes,
   spread,
 )
@@ -49,6 +50,9 @@ class Terms(Format):
   axis: int = tree.static(default=-1)
 
   def __post_init__(self):
+    check_whole(group=self.group, bits=self.bits)
+    if isinstance(self.budget, str | bool):
+      raise TypeError(f"budget={self.budget!r} is no number of terms")
     terms.check_budget(self.budget)
     if self.group < 1:
       raise ValueError(f"group={self.group} must be at least 1")

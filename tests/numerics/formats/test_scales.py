@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcodesign.numerics import formats
 from jaxcodesign.numerics.formats import NVFP4, BlockFloat, DoReFa, Fixed
+from jaxcodesign.programs.precision import Rule
 
 BAD = (np.nan, np.inf)
 
@@ -55,3 +57,23 @@ def test_what_is_no_number_poisons_a_long_array_too(fmt, bad):
     x.flat[place] = kept
     shared = slice(None) if getattr(fmt, "share", "tensor") == "tensor" else place
     assert np.isnan(y.flat[shared]).all()
+
+
+@pytest.mark.parametrize(
+  "made",
+  [
+    lambda: Fixed(True),
+    lambda: Fixed(8.0),
+    lambda: formats.Minifloat(4.0, 3),
+    lambda: BlockFloat("4"),
+    lambda: BlockFloat(4, exponent=8.0),
+    lambda: formats.Terms(8, 8.0),
+    lambda: formats.Terms("8"),
+    lambda: formats.Logarithmic(4, False),
+    lambda: Rule(weight="int8"),
+    lambda: Rule(gradient=8),
+  ],
+)
+def test_what_is_no_width_is_refused_when_it_is_made(made):
+  with pytest.raises(TypeError, match=r"is no (int|number)"):
+    made()
