@@ -369,7 +369,7 @@ def under_jit(make, leaf):
     (lambda: under_jit(formats.Terms, jnp.complex64(3)), TypeError, "budget"),
     (lambda: under_jit(formats.Terms, jnp.bool_(True)), TypeError, "budget"),
     (lambda: under_jit(formats.BlockFloat, jnp.complex64(3)), TypeError, "mantissa"),
-    (lambda: formats.Fixed(4.0), ValueError, "bits=4.0"),
+    (lambda: formats.Fixed(4.0), TypeError, "bits=4.0"),
     (lambda: formats.Fixed(4, axis=0), ValueError, "axis=0"),
     (lambda: formats.MXFP4.along(-3).quantize(jnp.ones((2, 3))), ValueError, "axis=-3"),
     (lambda: formats.Logarithmic(fraction=4), ValueError, "fraction=4"),
