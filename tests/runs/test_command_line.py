@@ -3,6 +3,7 @@
 import os
 import pathlib
 import resource
+import sys
 import textwrap
 
 import jax
@@ -362,3 +363,14 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.html"]
+
+
+def test_a_config_leaves_no_bytecode_and_is_read_anew(tmp_path, monkeypatch):
+  """Bytecode is told apart by seconds and size: an edit may keep both."""
+  monkeypatch.setattr(sys, "dont_write_bytecode", False)
+  path = tmp_path / "mine.py"
+  for seed in (1, 2):
+    path.write_text(f'"""Mine."""\ndef config(): return {seed}\nsmoke = config\n')
+    os.utime(path, (10**9, 10**9))
+    assert command_line.load(path).config() == seed
+  assert [p.name for p in tmp_path.iterdir()] == ["mine.py"]
