@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools
 import pathlib
-import socket
 import statistics
 import subprocess
 import sys
@@ -272,12 +271,9 @@ def difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 def _curve(config: pathlib.Path, out: pathlib.Path, count: int) -> list[float]:
   """Losses of all steps of a run in `count` processes, on eight devices together."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
   environment = children.environment(JAXCODESIGN_PROCESSES=str(count))
   if count > 1:
-    environment |= {"JAXCODESIGN_COORDINATOR": f"localhost:{port}"}
+    environment |= {"JAXCODESIGN_COORDINATOR": children.address()}
   command = [
     sys.executable, "-m", "launch.train", str(config), "--out", str(out),
     "--run.cache", "off", "--run.distributed.cpu-devices", str(8 // count),

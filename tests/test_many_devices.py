@@ -9,7 +9,6 @@ import json
 import pathlib
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -87,11 +86,8 @@ class Runs:
       "--job.run.distributed.cpu-devices", str(devices), "--job.run.mesh.fsdp",
       str(fsdp),
     ]  # fmt: skip
-    with socket.socket() as free:
-      free.bind(("localhost", 0))
-      port = free.getsockname()[1]
     environment = children.environment(
-      JAXCODESIGN_COORDINATOR=f"localhost:{port}", JAXCODESIGN_PROCESSES=str(processes)
+      JAXCODESIGN_COORDINATOR=children.address(), JAXCODESIGN_PROCESSES=str(processes)
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [

@@ -2,15 +2,12 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from jaxcodesign.runs.signals import Interruption
-from launch import children
+from tests.runs import workers
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
@@ -80,7 +77,6 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 index = int(sys.argv[2])
 jax.distributed.initialize(sys.argv[1], 2, index)
 from jaxcodesign.runs.signals import Interruption
-from launch import children
 with Interruption(every=4) as signals:
   for step in range(1, 40):
     if index == 1 and step == 6:
@@ -94,18 +90,5 @@ jax.distributed.shutdown()
 
 
 def test_processes_agree_on_the_step():
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{s.getsockname()[1]}"
-  runs = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROCESS, address, str(i)],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      env=children.environment(),
-    )
-    for i in range(2)
-  ]
-  told = [run.communicate(timeout=60) for run in runs]
+  told = [run.communicate(timeout=60) for run in workers.pair(PROCESS)]
   assert [out.split()[-2:] for out, _ in told] == [["8", "SIGTERM"]] * 2, told

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ MODEL, IMAGE, CLASSES, BATCH, STEPS = Cnn((8, 16), 32), (8, 8, 1), 10, 32, 5
 BFP = BlockFloat(4)
 POLICIES = {"float32": (), "bfp": (Rule("*", BFP, BFP, gradient=BFP),)}
 OPTIMIZER = optax.adamw(1e-2)
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 class State(NamedTuple):
@@ -102,21 +102,26 @@ def curve(config, policy, devices=None):
 
 def spawn(name, processes, cpu_devices, *args):
   """Starts the processes of a run; [Popen]."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
   environment = children.environment(
-    JAXCODESIGN_COORDINATOR=f"localhost:{port}",
+    JAXCODESIGN_COORDINATOR=children.address(),
     JAXCODESIGN_PROCESSES=str(processes),
     PYTHONPATH=str(ROOT),
   )
   command = [sys.executable, __file__, name, str(cpu_devices), *args]
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   return [
     subprocess.Popen(
-      command, env=environment | {"JAXCODESIGN_PROCESS": str(i)}, **pipes
+      command, env=environment | {"JAXCODESIGN_PROCESS": str(i)}, **PIPES
     )
     for i in range(processes)
+  ]
+
+
+def pair(code, *args):
+  """Two processes that run `code` with `args`, the coordinator and their number."""
+  command = [sys.executable, "-c", code, *args, children.address()]
+  return [
+    subprocess.Popen([*command, str(i)], env=children.environment(), **PIPES)
+    for i in range(2)
   ]
 
 

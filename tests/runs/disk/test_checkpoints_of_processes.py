@@ -1,6 +1,5 @@
 """Processes that save: killed at any instant, and two that save as one."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcodesign.runs.disk.checkpoints import Checkpoints
-from launch import children
+from tests.runs import workers
 
 SAVES = """
 import itertools, sys, jax.numpy as jnp
@@ -85,19 +84,7 @@ jax.distributed.shutdown()
 
 
 def test_processes_save_together_and_restore_the_same_step(tmp_path):
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{s.getsockname()[1]}"
-  runs = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROCESSES, str(tmp_path), address, str(i)],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      env=children.environment(),
-    )
-    for i in range(2)
-  ]
+  runs = workers.pair(PROCESSES, str(tmp_path))
   told = [run.communicate(timeout=60) for run in runs]
   assert [run.returncode for run in runs] == [0, 0], told
   last = [out.splitlines()[-1] for out, _ in told]
