@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: run test test-newest lint wheel benchmark clean
+.PHONY: run test test-newest newest lint wheel benchmark clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.run
@@ -23,7 +23,10 @@ test: $(VENV)/.test
 # newest jax.
 NEWEST ?= python3.12
 test-newest:
-	$(MAKE) test VENV=.venv-newest PYTHON=$(NEWEST) ARGS="tests/numerics tests/programs"
+	$(MAKE) .venv-newest/.test VENV=.venv-newest PYTHON=$(NEWEST)
+	$(MAKE) newest VENV=.venv-newest
+newest:
+	JAXCODESIGN_TESTS=newest $(PYTEST) $(call REPORT,newest) tests/numerics tests/programs
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff format --check

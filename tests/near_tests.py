@@ -8,7 +8,9 @@ import re
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE, TESTS = "jaxcodesign", "tests"
 # Long, and of whole programs: run only where nothing else is near.
-HEAVY = re.compile(r"test_(benchmark.*|kill|many_devices|notebooks|configs|readme)\.py")
+HEAVY = re.compile(
+  r"test_(benchmark.*|faults|many_devices|notebooks|configs|readme)\.py"
+)
 
 
 class Tests:
@@ -101,8 +103,9 @@ class Tests:
     for node in ast.walk(tree):
       if isinstance(node, ast.Import):
         found += [(a.name, a.name) for a in node.names if a.name in self.modules]
-      if isinstance(node, ast.Attribute) and ast.unparse(node.value) in self.faces:
-        module = self._source(ast.unparse(node.value), node.attr)
+      face = _dotted(node.value) if isinstance(node, ast.Attribute) else ""
+      if isinstance(node, ast.Attribute) and face in self.faces:
+        module = self._source(face, node.attr)
         found.append((node.attr, module))
       if isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
@@ -122,6 +125,13 @@ class Tests:
         if any((a.asname or a.name) == name for a in named):
           return self._source(node.module or "", name, depth - 1)
     return module
+
+
+def _dotted(node: ast.AST) -> str:
+  """`a.b.c` as text, "" of what is not names and dots."""
+  if isinstance(node, ast.Attribute):
+    return f"{_dotted(node.value)}.{node.attr}"
+  return node.id if isinstance(node, ast.Name) else ""
 
 
 def _is_public(node: ast.AST) -> bool:

@@ -1,6 +1,8 @@
-"""A run of the launcher that is damaged and out of disk, and started again."""
+"""A run of the launcher that is killed, damaged, out of disk, and started again."""
 
 import time
+
+import numpy as np
 
 from launch import benchmark_faults
 from launch.benchmark_faults import Runs
@@ -15,8 +17,18 @@ def flip(folder):
   largest.write_bytes(content)
 
 
-def test_damage_and_a_full_disk_cost_nothing_but_time(tmp_path):
+def test_kills_damage_and_a_full_disk_cost_nothing_but_time(tmp_path):
+  """One test: two workers would make the run that is left alone twice."""
   runs = Runs(tmp_path)
+  wanted = runs.finish("alone")
+  assert len(wanted) > 40 and wanted[0]["step"] == 40 and wanted[0]["digest"]
+  check_damage_and_a_full_disk(runs, wanted)
+  # One of the two falls on the start; the damaged run was killed as well.
+  number, different = benchmark_faults.killed(runs, wanted, 2, np.random.default_rng(0))
+  assert number >= 1 and different == 0
+
+
+def check_damage_and_a_full_disk(runs, wanted):
   checkpoints = runs.folder("damaged") / "checkpoints"
   steps = lambda: sorted(int(p.name[5:]) for p in checkpoints.glob("step_*"))
   with runs.start("damaged") as process:
@@ -36,8 +48,6 @@ def test_damage_and_a_full_disk_cost_nothing_but_time(tmp_path):
   assert "cannot write" in error and "free some space" in error, said
   assert before in steps() and not list(checkpoints.glob(".step_*"))
 
-  wanted = runs.finish("alone")
-  assert len(wanted) > 40 and wanted[0]["step"] == 40 and wanted[0]["digest"]
   assert runs.finish("damaged") == wanted
 
 

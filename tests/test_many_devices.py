@@ -5,6 +5,7 @@ at most on one device, 1.9e-7 in two processes and not at all with fsdp, in floa
 under FAST; sums are in another order, and no decision of FAST turns on that.
 """
 
+import itertools
 import json
 import pathlib
 import re
@@ -16,10 +17,9 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 
 from jaxcodesign.data.image_sets import FashionMnistMini
-from launch import children
+from launch import children, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = '''"""FAST and float32, a tiny CNN on images of 12 x 12 pixels."""
@@ -65,7 +65,7 @@ class Ended(NamedTuple):
 
 
 class Runs:
-  """Runs of CONFIG that share their images and compiled programs."""
+  """Runs of CONFIG on the same images."""
 
   def __init__(self, scratch):
     self.scratch = scratch
@@ -78,13 +78,20 @@ class Runs:
       write_idx(scratch / f"{part}-images-idx3-ubyte", 255 * x[:512, 2:26:2, 2:26:2, 0])
       write_idx(scratch / f"{part}-labels-idx1-ubyte", y[:512])
 
-  def start(self, name, devices, *, processes=1, fsdp=1):
+  def here(self, name, *, fsdp=1):
+    """The run in this process and on its eight devices."""
+    argv = [
+      str(self.scratch / f"{NAME}.py"), "--out", str(self.scratch / name),
+      "--job.run.cache", "off", "--job.run.mesh.fsdp", str(fsdp),
+    ]  # fmt: skip
+    assert train.main(argv) == 0
+
+  def start(self, name, devices, *, processes=1):
     """The processes of a run, each with so many CPU devices."""
     command = [
       sys.executable, "-m", "launch.train", str(self.scratch / f"{NAME}.py"),
       "--out", str(self.scratch / name), "--job.run.cache", str(self.scratch / "cache"),
-      "--job.run.distributed.cpu-devices", str(devices), "--job.run.mesh.fsdp",
-      str(fsdp),
+      "--job.run.distributed.cpu-devices", str(devices),
     ]  # fmt: skip
     environment = children.environment(
       JAXCODESIGN_COORDINATOR=children.address(), JAXCODESIGN_PROCESSES=str(processes)
@@ -144,36 +151,38 @@ def until(runs, said):
     time.sleep(0.01)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-  """The same run on four sets of devices; "2 x 4" are two processes."""
-  made = Runs(tmp_path_factory.mktemp("runs"))
-  finishes(made.start("2 x 4", 4, processes=2))
-  others = [made.start("1", 1), made.start("8", 8), made.start("fsdp", 8, fsdp=4)]
-  for other in others:
-    finishes(other)
-  return made
+def test_a_run_is_the_same_on_all_devices_and_however_it_is_stopped(tmp_path):
+  """One test: they share runs, and two workers would make them twice."""
+  runs = Runs(tmp_path)
+  finishes(runs.start("2 x 4", 4, processes=2))
+  finishes(runs.start("1", 1))
+  runs.here("8")
+  runs.here("fsdp", fsdp=4)
+  for name, system in itertools.product(("1", "2 x 4", "fsdp"), SYSTEMS):
+    check_curve(runs, name, system)
+  check_decisions(runs)
+  check_signal_and_kill(runs)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("name", ["1", "2 x 4", "fsdp"])
-def test_the_curve_is_that_of_eight_devices_in_one_process(runs, name, system):
+def check_curve(runs, name, system):
+  """It is that of eight devices in one process."""
   found, wanted = (runs.curve(n, system, "loss") for n in (name, "8"))
   assert len(wanted) == STEPS and wanted[-1] < wanted[0] - 0.1
-  np.testing.assert_allclose(found, wanted, rtol=1e-6)
+  np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=f"{name}, {system}")
   scores, others = (runs.curve(n, system, "test_accuracy") for n in (name, "8"))
   assert scores == others and len(scores) == 2
 
 
-def test_fast_decides_the_same_on_all_devices_and_is_not_float32(runs):
+def check_decisions(runs):
+  """FAST decides the same on all devices, and is not float32."""
   shares = [runs.passes(name) for name in ("1", "8", "2 x 4", "fsdp")]
   assert 0.25 < shares[0] < 1 and len(set(shares)) == 1
   fast, float32 = (runs.curve("8", system, "loss") for system in SYSTEMS)
   assert not np.allclose(fast, float32, rtol=1e-3)
 
 
-def test_a_signal_to_one_of_two_saves_in_both_and_a_kill_ends_both(runs):
-  """The run that this happens to ends as the one that is left alone, to the bit."""
+def check_signal_and_kill(runs):
+  """A signal to one of two saves in both, a kill ends both, and no bit is another."""
   name = "disturbed"
   start = lambda: runs.start(name, 4, processes=2)
 

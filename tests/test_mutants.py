@@ -60,4 +60,6 @@ def test_what_was_caught_before_must_be_caught(tmp_path, monkeypatch, status, co
   earlier = tmp_path / "before.json"
   earlier.write_text(json.dumps({"caught": [name]}))
   monkeypatch.setattr(mutants, "run", lambda *_: {name: mutants.Outcome(status)})
+  monkeypatch.setattr(mutants, "Code", lambda: CODE)
+  monkeypatch.setattr(mutants, "Tests", lambda: TESTS)
   assert mutants.main(["--only", name, "--against", str(earlier)]) == code

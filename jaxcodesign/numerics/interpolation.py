@@ -4,6 +4,7 @@ Of equals in accuracy the cheapest under vmap: one logarithm, a hinge for each i
 point, one exponential; no search and no gather.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -26,16 +27,28 @@ def power_laws(x: Any, at: np.ndarray, values: np.ndarray) -> Any:
     number a Python float, computed in double precision. The derivative at an inner
     point is the mean of those to its left and right.
   """
+  points = tuple(map(float, at)), tuple(map(float, values))
+  if tree.is_concrete(x) and np.ndim(x) == 0:
+    return float(_laws(np, np.log2(float(x)), *points))
+  return _traced(x, *points)
+
+
+# Traced once for a table: a machine asks its memories' curves some twenty times.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _traced(x: jax.Array, at: tuple[float, ...], values: tuple[float, ...]) -> Any:
+  return _laws(jnp, _log2(x), at, values)
+
+
+def _laws(xp: Any, u: Any, at: tuple[float, ...], values: tuple[float, ...]) -> Any:
+  """The values at 2**`u`, by numpy or jax.numpy."""
   knots, logs = np.log2(at), np.log2(values)
   slopes = np.diff(logs) / np.diff(knots)
-  xp, u = _log2(x)
   line = float(logs[0]) + float(slopes[0]) * (u - float(knots[0]))
   # Unrolled: a sum over an axis of points is three times slower under vmap.
   for knot, bend in zip(knots[1:-1], np.diff(slopes)):
     line += float(bend) * xp.maximum(u - float(knot), 0.0)
   inside = (u >= float(knots[0])) & (u <= float(knots[-1]))
-  found = xp.where(inside, xp.exp2(line), np.nan)
-  return float(found) if xp is np else found
+  return xp.where(inside, xp.exp2(line), np.nan)
 
 
 def check_inside(what: str, x: Any, at: np.ndarray, way_out: str) -> None:
@@ -49,13 +62,11 @@ def check_inside(what: str, x: Any, at: np.ndarray, way_out: str) -> None:
     )
 
 
-def _log2(x: Any) -> tuple[Any, Any]:
-  """The module that computes, and log2(x), exact where x is a power of two."""
-  if tree.is_concrete(x) and np.ndim(x) == 0:
-    return np, np.log2(float(x))
+def _log2(x: jax.Array) -> jax.Array:
+  """log2(x), exact where x is a power of two."""
   u = jnp.log2(jnp.asarray(x, jnp.result_type(float)))
   # log2 may miss an integer by its rounding, and with it the point.
   near = jnp.round(u)
   miss = 8 * jnp.finfo(u.dtype).eps * (1 + jnp.abs(u))
   off = jnp.where(jnp.abs(near - u) <= miss, near - u, 0.0)
-  return jnp, u + jax.lax.stop_gradient(off)
+  return u + jax.lax.stop_gradient(off)

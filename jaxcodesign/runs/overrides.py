@@ -9,14 +9,16 @@ large arrays) passes through untouched.
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import enum
+import functools
 import inspect
 import pathlib
 import re
 import textwrap
+import types
 import typing
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -80,14 +82,16 @@ def override(
     raise ConfigError(str(error)) from error
 
 
-def field_docs(cls: type) -> dict[str, str]:
+@functools.cache  # sources are parsed for it
+def field_docs(cls: type) -> Mapping[str, str]:
   """Returns the doc of each documented field of a dataclass, on one line each."""
   docs = {}
   for base in reversed(cls.__mro__):
     if dataclasses.is_dataclass(base):
       docs |= _attributes_section(base.__doc__ or "") | _source_docs(base)
   own = {field.name for field in dataclasses.fields(cls)}
-  return {name: " ".join(doc.split()) for name, doc in docs.items() if name in own}
+  found = {name: " ".join(doc.split()) for name, doc in docs.items() if name in own}
+  return types.MappingProxyType(found)
 
 
 def _fields(value: Any) -> list[dataclasses.Field]:

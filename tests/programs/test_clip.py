@@ -73,7 +73,7 @@ def test_a_peak_that_just_fits_is_inside(fmt, dtype):
 def test_a_peak_beyond_its_grid_saturates(fmt):
   x = jax.random.normal(jax.random.key(0), (500, 64))
   _, by_x = slopes(fmt, x)
-  y = fmt.quantize(x)
+  y = jax.jit(fmt.quantize)(x)
   blocks = lambda z: np.abs(np.asarray(z)).reshape(500, -1, 16)
   largest = blocks(x) == blocks(x).max(-1, keepdims=True)
   beyond = largest & (blocks(x) > blocks(y) * (1 + 1e-5)) & (blocks(by_x) == 0)
@@ -88,8 +88,8 @@ def test_a_calibrated_weight_is_the_same_in_both_passes(w):
   fmt, w = Fixed(8, "channel"), jnp.asarray(w, jnp.float32)
   known = Calibrated(fmt, fmt.scale(w.T[None]))
   run = quantize(lambda w, x: x @ w, [Rule("*", known, None, gradient=Fixed(16))])
-  by_x = jax.grad(lambda x: jnp.sum(run(w, x)))(jnp.ones((1, len(w))))
-  rounded = fmt.quantize(w.T).T
+  by_x = jax.jit(jax.grad(lambda x: jnp.sum(run(w, x))))(jnp.ones((1, len(w))))
+  rounded = jax.jit(fmt.quantize)(w.T).T
   np.testing.assert_allclose(by_x[0], rounded.sum(1), rtol=1e-6)
   if w.shape == (2, 2):
     np.testing.assert_allclose(by_x, [[30.92, 100.50]], atol=0.005)

@@ -1,5 +1,7 @@
 """Derivatives of rounded gradients are those of the textbook form, written by hand."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,11 @@ WAYS = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def second(way, fn):
+  return WAYS[way](jax.grad(loss_of(fn)))
+
+
 def rounded(fmt, gradient=True):
   return quantize(mlp, [Rule("*", fmt, fmt, gradient=fmt if gradient else None)])
 
@@ -90,11 +97,11 @@ def by_hand(fmt):
   ids=str,
 )
 def test_they_are_those_of_the_gradient_written_out(fmt, way):
-  found = jax.grad(loss_of(rounded(fmt)))
+  both = jax.jit(lambda g: (g(PARAMS), WAYS[way](g)), static_argnums=0)
+  found, wanted = both(jax.grad(loss_of(rounded(fmt)))), both(by_hand(fmt))
   # Grids make a last bit of a sum a step: one layer's sum decides the next rounding.
-  chex.assert_trees_all_close(found(PARAMS), by_hand(fmt)(PARAMS), rtol=1e-4, atol=1e-4)
-  one, other = (jax.jit(lambda g=g: WAYS[way](g))() for g in (found, by_hand(fmt)))
-  chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-3)
+  chex.assert_trees_all_close(found[0], wanted[0], rtol=1e-4, atol=1e-4)
+  chex.assert_trees_all_close(found[1], wanted[1], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +109,7 @@ def test_they_are_those_of_the_gradient_written_out(fmt, way):
 )
 def test_sixteen_bits_have_those_of_float32(gradient, way):
   fns = rounded(Fixed(16), gradient), mlp
-  found, wanted = (WAYS[way](jax.grad(loss_of(fn))) for fn in fns)
+  found, wanted = (second(way, fn) for fn in fns)
   for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
     assert np.linalg.norm(one - other) < 2e-4 * np.linalg.norm(other)
 
@@ -112,8 +119,8 @@ def test_sixteen_bits_have_those_of_float32(gradient, way):
   [(True, "grad of grad"), (True, "jvp of grad"), (False, "jvp of grad")],
 )
 def test_fast_has_those_of_its_rules(probe, way):
-  found = WAYS[way](jax.grad(loss_of(fast_of(4, probe))))
-  wanted = WAYS[way](jax.grad(loss_of(rounded(BlockFloat(4, 16)))))
+  found = second(way, fast_of(4, probe))
+  wanted = second(way, rounded(BlockFloat(4, 16)))
   chex.assert_trees_all_close(found, wanted, rtol=1e-5, atol=1e-5)
   assert all(np.any(leaf) for leaf in jax.tree.leaves(found))
 
@@ -142,10 +149,12 @@ def test_a_shift_has_those_of_a_sum_of_shifted_images(order):
     cut = lambda c, d, r: padded[:, 1 + d : 4 + d, 1 + r : 4 + r, c]
     return jnp.stack([cut(c, d, r) for c, (d, r) in enumerate(shifts)], -1)
 
+  @functools.partial(jax.jit, static_argnums=0)
   def second(fn):
     cubed = lambda x: jnp.sum(y * fn(x) ** 3)
     along = lambda x: jnp.vdot(inner(cubed)(x), y)
     return outer(along)(x)
 
-  chex.assert_trees_all_close(second(lambda x: shift(x, shifts)), second(slow))
-  assert np.any(second(slow))
+  found, wanted = second(lambda x: shift(x, shifts)), second(slow)
+  chex.assert_trees_all_close(found, wanted)
+  assert np.any(wanted)
