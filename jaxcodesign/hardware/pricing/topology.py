@@ -1,11 +1,16 @@
 """Networks from files: SCALE-Sim's topologies and lists of products, as CSV.
 
 The first line names the columns, in any order; case, spaces and a trailing comma do not
-matter. Which columns there are says what a line is:
+matter, and semicolons or tabs separate as well as commas. Which columns there are says
+what a line is:
 
   convolutions   Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width,
                  Channels, Num Filter, Strides[, Sparsity]
-  products       [Layer,] M, N, K[, Batch][, Count]
+  products       [Layer,] M, N, K[, Batch][, Count][, Sparsity]
+
+Words in other columns are notes, and so is what stands to the right of a column without
+a name, as beside a table in a spreadsheet. A number in another column may change what
+the layer is ("Batch size", "Dilation"): it is refused by name.
 
 A convolution becomes the product that SCALE-Sim 3.0.0 runs, of OH x OW pixels:
 
@@ -16,7 +21,10 @@ depthwise, as there: a product for each channel, k = FH FW. Batch and Count, as 
 `Gemm`, are columns of this library.
 """
 
+from collections.abc import Collection
 import csv
+import dataclasses
+import itertools
 from pathlib import Path
 import re
 
@@ -29,6 +37,10 @@ _CONV = (
 )  # fmt: skip
 _PRODUCT = ("M", "N", "K")
 _FEW = ("Batch", "Count")  # columns that may be left out: 1
+_SPARSITY = "Sparsity"
+_SEPARATORS = ",;\t"
+# Words in the names of columns that are no notes wherever they stand.
+_MEANS = re.compile("batch|count|repeat|group|dilat|pad|stride|spars|bits|head")
 _WAY_OUT = (
   f"a topology of convolutions has {', '.join((_NAMES[0], *_CONV))}; "
   f"a list of products has {', '.join((_NAMES[1], *_PRODUCT))}"
@@ -42,30 +54,27 @@ def read(path: str | Path) -> Workload:
     path: A CSV file in UTF-8.
 
   Returns:
-    One `Gemm` a line, its weight named by the layer, its source `file:line`. Parameters
-    are the weights of all layers; there is no vector work and no I/O.
+    One `Gemm` a line, its weight named by the layer (the second of a name "name#2"),
+    its source `file:line`. Parameters are the weights of all layers; there is no vector
+    work and no I/O.
 
   Raises:
     ValueError: With file, line and column, if a column is missing, named twice or holds
-      no whole number of at least 1, a filter is larger than its ifmap, a layer is
-      sparse, two layers have one name, or there is no layer.
+      no whole number of at least 1, a column that is not read holds a number, a filter
+      is larger than its ifmap, a layer is sparse, or there is no layer.
     OSError: If the file cannot be read.
   """
   path = Path(path)
-  columns: dict[str, int] = {}
+  header: _Header | None = None
   gemms: dict[str, Gemm] = {}
   for number, cells in _lines(path):
     where = f"{path.name}:{number}"
-    if not columns:
-      columns = _header(cells, where)
+    if header is None:
+      header = _Header(cells, where)
       continue
-    gemm = _Line(columns, cells, where).gemm(f"gemm{len(gemms) + 1}")
-    if gemm.name in gemms:
-      raise ValueError(
-        f"{where}: the layer {gemm.name!r} was on {gemms[gemm.name].source} before; "
-        "give each layer its own name"
-      )
-    gemms[gemm.name] = gemm
+    gemm = _Line(header, cells, where).gemm(f"gemm{len(gemms) + 1}")
+    name = _free(gemm.rhs, gemms)
+    gemms[name] = dataclasses.replace(gemm, rhs=name)
   if not gemms:
     raise ValueError(f"{path.name}: there is no layer; {_WAY_OUT}")
   found = tuple(gemms.values())
@@ -97,9 +106,13 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
       f"{path.name}: is no text in UTF-8 ({error.reason}); save it as CSV"
     ) from error
   # A line at a time, so that a quote which nobody closes does not swallow the file.
+  lines = [(n, line) for n, line in enumerate(source.splitlines(), 1) if line.strip()]
+  known = {_key(name) for name in (*_NAMES, *_CONV, *_PRODUCT)}
+  first = lines[0][1] if lines else ""
+  by = max(_SEPARATORS, key=lambda s: len(known & set(map(_key, first.split(s)))))
   found = []
-  for number, line in enumerate(source.splitlines(), start=1):
-    cells = next(csv.reader([line], skipinitialspace=True), [])
+  for number, line in lines:
+    cells = next(csv.reader([line], delimiter=by, skipinitialspace=True), [])
     cells = [cell.strip() for cell in cells]
     while cells and not cells[-1]:
       cells.pop()
@@ -113,39 +126,76 @@ def _key(name: str) -> str:
   return "".join(name.lower().split()).rstrip("s")
 
 
-def _header(cells: list[str], where: str) -> dict[str, int]:
-  """Columns by `_key`."""
-  columns: dict[str, int] = {}
-  for i, cell in enumerate(cells):
-    if _key(cell) in columns:
-      raise ValueError(f"{where}: column {cell!r} is there twice; keep one of them")
-    columns[_key(cell)] = i
-  convolutions = any(_key(name) in columns for name in _CONV)
-  wanted = _CONV if convolutions else _PRODUCT
-  for name in wanted:
-    if _key(name) not in columns:
-      raise ValueError(f"{where}: column {name!r} is missing; {_WAY_OUT}")
-  if convolutions and not any(_key(name) in columns for name in _NAMES):
-    raise ValueError(f"{where}: column {_NAMES[0]!r} is missing; {_WAY_OUT}")
-  return columns
+def _free(name: str, taken: Collection[str]) -> str:
+  """The name, or the first of name#2, name#3 ... that is not taken."""
+  numbered = (f"{name}#{number}" for number in itertools.count(2))
+  return next(n for n in itertools.chain((name,), numbered) if n not in taken)
+
+
+def _is_number(cell: str) -> bool:
+  """Whether a cell holds a number or a ratio of numbers."""
+  return bool(re.fullmatch(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?(:[0-9.]+)?", cell.lower()))
+
+
+class _Header:
+  """Which column stands where.
+
+  Attributes:
+    columns: Where those that are read stand, by `_key`.
+    names: Of all, "" without one.
+    convolutions: Whether lines are convolutions; else products.
+  """
+
+  def __init__(self, cells: list[str], where: str):
+    self.columns: dict[str, int] = {}
+    self.names = cells
+    self.convolutions = any(_key(name) in map(_key, cells) for name in _CONV)
+    kinds = _CONV if self.convolutions else (*_PRODUCT, *_FEW)
+    known = {_key(name) for name in (*_NAMES, *kinds, _SPARSITY)}
+    for i, cell in enumerate(cells):
+      if _key(cell) in self.columns:
+        raise ValueError(f"{where}: column {cell!r} is there twice; keep one of them")
+      if _key(cell) in known:
+        self.columns[_key(cell)] = i
+    for name in _CONV if self.convolutions else _PRODUCT:
+      if _key(name) not in self.columns:
+        raise ValueError(f"{where}: column {name!r} is missing; {_WAY_OUT}")
+    if self.convolutions and not any(_key(name) in self.columns for name in _NAMES):
+      raise ValueError(f"{where}: column {_NAMES[0]!r} is missing; {_WAY_OUT}")
+
+  def check_notes(self, cells: list[str], where: str) -> None:
+    """Refuses numbers that are no notes in columns that are not read."""
+    margin = self.names.index("") if "" in self.names else len(self.names)
+    for i, cell in enumerate(cells):
+      name = self.names[i] if i < len(self.names) else ""
+      if i in self.columns.values() or not _is_number(cell):
+        continue
+      if not name:
+        raise ValueError(
+          f"{where}: {len(cells)} cells for {len(self.names)} columns; the cell "
+          f"{cell!r} has no name in the header"
+        )
+      if i < margin or _MEANS.search(_key(name)):
+        raise ValueError(
+          f"{where}: column {name!r} holds {cell!r} and is not read: it may change "
+          "what the layer is; remove it, or keep it as a note behind an unnamed column"
+        )
 
 
 class _Line:
   """One line under its header."""
 
-  def __init__(self, columns: dict[str, int], cells: list[str], where: str):
-    self.columns, self.cells, self.where = columns, cells, where
-    if len(cells) > max(columns.values()) + 1:
-      raise ValueError(
-        f"{where}: {len(cells)} cells for {len(columns)} columns; the cell "
-        f"{cells[len(columns)]!r} has no name in the header"
-      )
+  def __init__(self, header: _Header, cells: list[str], where: str):
+    self.header, self.columns = header, header.columns
+    self.cells, self.where = cells, where
+    header.check_notes(cells, where)
 
   def gemm(self, default_name: str) -> Gemm:
     """The product of this line."""
     named = next((n for n in _NAMES if _key(n) in self.columns), None)
     name = default_name if named is None else self.cell(named)
-    if _key(_CONV[0]) in self.columns:
+    self.check_dense()
+    if self.header.convolutions:
       return self.convolution(name)
     m, n, k = (self.whole(column) for column in _PRODUCT)
     batch, count = (
@@ -159,7 +209,6 @@ class _Line:
   def convolution(self, name: str) -> Gemm:
     """The product of a convolution."""
     high, wide, tall, broad, channels, filters, stride = map(self.whole, _CONV)
-    self.check_dense()
     for column, taps, pixels in (
       ("Filter Height", tall, high),
       ("Filter Width", broad, wide),
@@ -212,8 +261,8 @@ class _Line:
 
   def check_dense(self) -> None:
     """Refuses an N:M sparse layer: its price is not that of a smaller dense one."""
-    at = self.columns.get(_key("Sparsity"), len(self.cells))
-    ratio = self.cells[at] if at < len(self.cells) else "1:1"
+    at = self.columns.get(_key(_SPARSITY), len(self.cells))
+    ratio = (self.cells[at] if at < len(self.cells) else "") or "1:1"
     kept, _, group = ratio.partition(":")
     if not kept.isdigit() or kept != group or int(kept) < 1:
       raise ValueError(

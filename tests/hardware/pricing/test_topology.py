@@ -135,10 +135,12 @@ def test_equal_names_are_told_apart_when_written(tmp_path):
     (HEADER + "a, 9, 2, 3, 3, 1, 1, 1,", r"csv:2: column 'Filter Width' holds 3, more"),
     (HEADER + "a, 9, 9, 3, 3, 1, 1, 1, 1, 2", r"csv:2: 10 cells for 8 columns"),
     ("M,N,K\n1,2,99999999999999", r"csv:2: column 'K' holds '9+': a whole number"),
+    ("M,N,K,Batch size\n1,2,3,64", r"csv:2: column 'Batch size' holds '64' and is not"),
+    ("M,N,K,,Dilation\n1,2,3,,2", r"csv:2: column 'Dilation' holds '2' and is not"),
+    ("M,N,K,Sparsity\n1,2,3,1", r"csv:2: column 'Sparsity' holds '1': only dense"),
     (
-      HEADER
-      + "a, 9, 9, 3, 3, 1, 1, 1,\nb, 9, 9, 3, 3, 1, 1, 1,\na, 9, 9, 3, 3, 1, 1, 1",
-      r"csv:4: the layer 'a' was on topology.csv:2 before",
+      HEADER.replace("Strides", "Strides, Count") + "a, 9, 9, 3, 3, 1, 1, 1, 4",
+      r"csv:2: column 'Count' holds '4' and is not read",
     ),
   ],
 )
@@ -147,9 +149,41 @@ def test_bad_files_are_refused_with_line_and_column(text, message, tmp_path):
     topology.read(written(tmp_path, text))
 
 
-def test_sparse_layers_are_refused_and_dense_ones_read(tmp_path):
-  header = HEADER.replace("Strides,", "Strides, Sparsity")
-  line = "a, 9, 9, 3, 3, 4, 8, 1, "
+def test_what_stands_beside_a_topology_is_a_note(tmp_path):
+  """Words, what is right of a column without a name, and all that is empty."""
+  header = HEADER.replace("Strides,", "Strides, Remark,,, Eh, Ew")
+  lines = ",,,,,,,,\na, 9, 9, 3, 3, 1, 4, 1, dw,,, 7, 7,\nb, 9, 9, 3, 3, 1, 4, 1,,#x\n"
+  a, b = topology.read(written(tmp_path, header + lines)).gemms
+  assert (a.m, a.k, a.n, a.name) == (b.m, b.k, b.n, "a") == (49, 9, 4, "a")
+  note = topology.read(written(tmp_path, HEADER + "a, 9, 9, 3, 3, 1, 4, 1,#dw\n"))
+  assert note.gemms == (dataclasses.replace(a, source="topology.csv:2"),)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators(tmp_path, separator):
+  text = "Layer, M, N, K, Batch,\nqkv, 5, 6, 7, 2,\nout (a, b), 1, 2, 3, 1,\n"
+  text = text.replace(", ", separator).replace("a;b", "a, b").replace("a\tb", "a, b")
+  first, second = topology.read(written(tmp_path, text.replace(",\n", "\n"))).gemms
+  assert (first.name, first.m, first.n, first.k, first.batch) == ("qkv", 5, 6, 7, 2)
+  assert (second.name, second.k) == ("out (a, b)", 3)
+
+
+def test_equal_names_are_told_apart(tmp_path):
+  line = "{}, 9, 9, 3, 3, 1, 1, 1,\n"
+  text = HEADER + "".join(map(line.format, ("a", "b", "a", "a#2", "a")))
+  names = [g.name for g in topology.read(written(tmp_path, text)).gemms]
+  assert names == ["a", "b", "a#2", "a#2#2", "a#3"]
+
+
+@pytest.mark.parametrize(
+  ("header", "line"),
+  [
+    (HEADER.replace("Strides,", "Strides, Sparsity"), "a, 9, 9, 3, 3, 4, 8, 1, "),
+    ("Layer, M, N, K, Sparsity,\n", "a, 9, 8, 36, "),
+  ],
+  ids=["convolutions", "products"],
+)
+def test_sparse_layers_are_refused_and_dense_ones_read(tmp_path, header, line):
   for dense in ("1:1", "4:4", ""):
     assert topology.read(written(tmp_path, header + line + dense)).gemms[0].k == 36
   for sparse in ("2:4", "0:0", "half"):
