@@ -5,10 +5,11 @@ is named by its path, `"encoder/layer_0/kernel"`, the same for dicts, flax linen
 nnx and equinox, so that one glob selects the same weights in all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 import dataclasses
 import difflib
 import fnmatch
+import glob
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -104,14 +105,25 @@ def check_number(name: str, leaf: Any) -> None:
     )
 
 
+def literal(pattern: str, candidates: Collection[str]) -> str:
+  """The glob that selects `pattern` itself where that is one of the candidates.
+
+  Names may hold what globs read otherwise: of `h[0]` and `h0` the first is meant.
+  """
+  return glob.escape(pattern) if pattern in candidates else pattern
+
+
 def match(pattern: str, candidates: Iterable[str]) -> list[str]:
   """The candidates that the shell-style glob `pattern` selects.
+
+  A pattern that is itself a candidate selects that one alone, see `literal`.
 
   Raises:
     ValueError: If it selects none; the message names the nearest candidates.
   """
   candidates = list(candidates)
-  found = [c for c in candidates if fnmatch.fnmatchcase(c, pattern)]
+  meant = literal(pattern, candidates)
+  found = [c for c in candidates if fnmatch.fnmatchcase(c, meant)]
   if found:
     return found
   near = difflib.get_close_matches(pattern, candidates, n=3, cutoff=0.3)

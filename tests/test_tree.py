@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from hypothesis import given
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,20 @@ def test_match_is_a_glob_in_order():
   assert tree.match("conv*/kernel", names) == ["conv1/kernel", "conv2/kernel"]
   assert tree.match("*", names) == names
   assert tree.match("conv[2-9]/*", iter(names)) == ["conv2/kernel"]
+
+
+KEYS = st.text("ab0[]*?!'/.", min_size=1, max_size=4)
+TREES = st.recursive(
+  st.just(0), lambda t: st.dictionaries(KEYS, t, min_size=1, max_size=4), max_leaves=9
+)
+
+
+@given(TREES)
+def test_every_name_selects_itself(made):
+  names = tree.names(made)
+  assert len(set(names)) == len(names)
+  for name in names:
+    assert tree.match(name, names) == [name]
 
 
 @pytest.mark.parametrize(

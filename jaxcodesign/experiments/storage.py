@@ -63,7 +63,8 @@ def rounded(
       leaves[name] = as_kernel(matrix, leaves[name].shape)
     ready.append(Rule(name, None, activation))
   rest = [g for g in work.gemms if g.rhs not in trained.groups]
-  used = {policies.choose(policy, g) for g in rest}
+  meant = policies.literal(policy, [g.rhs for g in rest])
+  used = {policies.choose(meant, g) for g in rest}
   others = (rule for i, rule in enumerate(policy) if i in used)
   structure = jax.tree.structure(trained.params)
   return (*ready, *others), structure.unflatten(leaves.values())

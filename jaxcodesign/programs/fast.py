@@ -153,7 +153,11 @@ def quantize(
   def quantized(*args: Any, **kwargs: Any) -> Any:
     layers = plan(fn, scheme)(*args, **kwargs)
     walk = _Products(
-      scheme, layers, _source(key, scheme), progress, _checked(probe, layers)
+      _literal(scheme, args),
+      layers,
+      _source(key, scheme),
+      progress,
+      _checked(probe, layers),
     )
     return rewrite_gemms(fn, walk.rule, loops=True)(*args, **kwargs)
 
@@ -174,12 +178,18 @@ def plan(fn: Callable[..., Any], scheme: Fast) -> Callable[..., Plan]:
 
   @functools.wraps(fn)
   def planned(*args: Any, **kwargs: Any) -> Plan:
-    places, gemms = fast_plan.places(fn, scheme.matches, args, kwargs)
+    matches = _literal(scheme, args).matches
+    places, gemms = fast_plan.places(fn, matches, args, kwargs)
     if not places:
       refuse_idle((scheme.rule,), set(), gemms)
     return Plan(places)
 
   return planned
+
+
+def _literal(scheme: Fast, args: tuple[Any, ...]) -> Fast:
+  names = tree.names(args[0]) if args else ()
+  return dataclasses.replace(scheme, leaf=tree.literal(scheme.leaf, names))
 
 
 def _source(key: noise.Noise | jax.Array | None, scheme: Fast) -> Any:

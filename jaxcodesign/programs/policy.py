@@ -6,7 +6,7 @@ policy quantizes a function (`precision.quantize`), prints what that does
 and cost speak of the same thing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 import dataclasses
 import fnmatch
 from typing import Literal
@@ -25,8 +25,9 @@ class Rule:
   """Formats for the products whose weight's name and kind match.
 
   Attributes:
-    leaf: Shell-style glob on the name of the weight leaf, "conv1/*"; a product of two
-      activations has the name "". "*" matches everything.
+    leaf: Shell-style glob on the name of the weight leaf, "conv1/*", or a name as it
+      is printed, brackets and all; a product of two activations has the name "". "*"
+      matches everything.
     weight: Format of the weight, None to leave it. Scales, channels and groups run
       along the contraction, the last axis of the canonical [batch, n, k].
     activation: Format of the other operand, or of both where neither is a weight. For
@@ -85,6 +86,13 @@ class Rule:
 Policy = Sequence[Rule]
 
 
+def literal(policy: Policy, names: Collection[str]) -> tuple[Rule, ...]:
+  """The rules, those that name one of `names` as it is selecting nothing else."""
+  return tuple(
+    dataclasses.replace(rule, leaf=tree.literal(rule.leaf, names)) for rule in policy
+  )
+
+
 def choose(policy: Policy, gemm: Gemm) -> int | None:
   """Index of the first rule that matches a product, None if none does."""
   name = gemm.rhs or gemm.lhs or gemm.output
@@ -127,7 +135,8 @@ def assign(
     ValueError: If a rule decides no product: it matches none, or rules before it
       took all it matches.
   """
-  chosen = [choose(policy, g) for g in gemms]
+  meant = literal(policy, {g.rhs or g.lhs or g.output for g in gemms})
+  chosen = [choose(meant, g) for g in gemms]
   refuse_idle(policy, set(chosen), gemms)
   return [
     operand_formats(None if i is None else policy[i], g) for i, g in zip(chosen, gemms)

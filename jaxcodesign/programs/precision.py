@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from jaxcodesign import tree
 from jaxcodesign.numerics.formats import noise
 from jaxcodesign.programs import backward, jaxprs, operands, precision_view
 from jaxcodesign.programs.backward import Backward
@@ -20,6 +21,7 @@ from jaxcodesign.programs.policy import (
   Rule,
   assign,
   choose,
+  literal,
   operand_formats,
   refuse_idle,
 )
@@ -61,7 +63,7 @@ def quantize(
 
   @functools.wraps(fn)
   def quantized(*args: Any, **kwargs: Any) -> Any:
-    rounds = _Quantizer(policy, operands.source_of(key))
+    rounds = _Quantizer(policy, operands.source_of(key), args)
     rewritten = rewrite_gemms(fn, rounds.rule, loops=key is not None)
     out = rewritten(*args, **kwargs)
     rounds.check()
@@ -93,7 +95,7 @@ def describe(
 
   @functools.wraps(fn)
   def described(*args: Any, **kwargs: Any) -> precision_view.Description:
-    rounds = _Quantizer(policy, None)
+    rounds = _Quantizer(policy, None, args)
     jaxprs.trace_program(rewrite_gemms(fn, rounds.rule), args, kwargs)
     rounds.check()
     # A loop may trace its body more than once.
@@ -136,13 +138,14 @@ def _row(policy: Policy, gemm: Gemm, index: int | None) -> precision_view.Row:
 class _Quantizer:
   """The rule behind `quantize`, which remembers what it has met."""
 
-  def __init__(self, policy: tuple[Rule, ...], key: Any):
+  def __init__(self, policy: tuple[Rule, ...], key: Any, args: tuple[Any, ...]):
     self.policy, self.key = policy, key
+    self.meant = literal(policy, tree.names(args[0]) if args else ())
     self.seen: list[tuple[Gemm, int | None]] = []
 
   def rule(self, gemm: Gemm, lhs: jax.Array, rhs: jax.Array, dot: Dot) -> jax.Array:
     """A rule for `rewrite_gemms`."""
-    index = choose(self.policy, gemm)
+    index = choose(self.meant, gemm)
     self.seen.append((gemm, index))
     if index is None:
       return dot(lhs, rhs)

@@ -117,8 +117,9 @@ def parameter_shardings(mesh: Mesh, config: MeshConfig, params: Any) -> Any:
   names = tree.names(params)
   for glob, _ in config.rules:
     tree.match(glob, names)
+  rules = [(tree.literal(glob, names), spec) for glob, spec in config.rules]
   leaves, structure = jax.tree.flatten(params)
-  specs = [_spec(mesh, config.rules, n, x.shape) for n, x in zip(names, leaves)]
+  specs = [_spec(mesh, rules, n, x.shape) for n, x in zip(names, leaves)]
   return structure.unflatten([NamedSharding(mesh, spec) for spec in specs])
 
 

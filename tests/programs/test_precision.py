@@ -7,8 +7,10 @@ import pytest
 
 import jaxcodesign
 from jaxcodesign.numerics.formats import BlockFloat, Fixed, Terms
-from jaxcodesign.programs import precision
+from jaxcodesign.programs import fast, precision
+from jaxcodesign.programs.fast import Fast
 from jaxcodesign.programs.precision import Rule
+from jaxcodesign.programs.workload import trace
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +174,30 @@ def test_operands_are_rounded_where_they_lie(spec):
   # Blocks of 8 along the contraction, beside the other axis as the program has it.
   assert (f"1,4,8,{sizes['i']}]" in program) == (left == "ji")
   assert (f"1,4,8,{sizes['k']}]" in program) == (right == "jk")
+
+
+@pytest.mark.parametrize(
+  ("name", "params"),
+  [
+    ("h[0]", {"h[0]": 0, "h0": 0}),
+    ("a*", {"a*": 0, "ab": 0}),
+    ("['a/b']", {"a/b": 0, "a": {"b": 0}}),
+  ],
+)
+def test_a_printed_name_is_a_rule_for_itself(name, params):
+  """And not the glob that it looks like: `h[0]` took the products of `h0`."""
+  params = jax.tree.map(lambda _: jnp.ones((2, 2)), params)
+
+  def product(params, x):
+    for leaf in jax.tree.leaves(params):
+      x = x @ leaf
+    return x
+
+  policy = [Rule(name, Fixed(8), None)]
+  rows = precision.describe(product, policy)(params, jnp.ones((2, 2))).rows
+  assert [row.product for row in rows if row.rule == "0"] == [name]
+  work = trace(product)(params, jnp.ones((2, 2)))
+  found = zip(work.gemms, precision.assign(policy, work.gemms))
+  assert [g.name for g, (_, fmt) in found if fmt is not None] == [name]
+  plan = fast.plan(product, Fast(leaf=name))(params, jnp.ones((2, 2)))
+  assert len(plan.names) == 1 and plan.names[0].startswith(name)
