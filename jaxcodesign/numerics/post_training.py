@@ -8,6 +8,9 @@ and H = x^T x / M. Three ways to make it smaller, each for any format:
   gptq    rounds a column, then lets the columns to come make up for its error
   awq     scales up the channels that matter before rounding
 
+For the last two activations are divided by a power of two first, that at or below their
+largest magnitude: no result depends on their unit, and no moment overflows.
+
 References: Xiao et al., "SmoothQuant", ICML 2023; Frantar et al., "GPTQ", ICLR 2023;
 Lin et al., "AWQ", MLSys 2024.
 """
@@ -23,6 +26,7 @@ import jax.scipy.linalg as linalg
 import numpy as np
 
 from jaxcodesign import tree
+from jaxcodesign.numerics.formats import exponents
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.formats.term_budget import Terms
 
@@ -158,7 +162,7 @@ def _gptq(
   width: int,
   order: bool,
 ) -> jax.Array:
-  scale, h = fmt.scale(weight), moment(activation)
+  scale, h = fmt.scale(weight), moment(_near_one(activation, activation))
   k = weight.shape[1]
   places = jnp.argsort(-jnp.diagonal(h)) if order else jnp.arange(k)
   more = -k % size  # columns of zeros that nothing depends on
@@ -180,8 +184,15 @@ def _gptq(
   out = jax.lax.fori_loop(0, (k + more) // size, columns, w)[:, :k]
   out = out[:, jnp.argsort(places)]
   nearest = fmt.round(weight, scale)
-  worse = _output_error(out - weight, h) > _output_error(nearest - weight, h)
+  change = lambda rounded: _near_one(rounded - weight, weight)
+  worse = _output_error(change(out), h) > _output_error(change(nearest), h)
   return jnp.where(worse[:, None], nearest, out)
+
+
+def _near_one(x: jax.Array, like: jax.Array) -> jax.Array:
+  """`x` over the power of two at or below the largest magnitude of `like`."""
+  exponent = exponents.floor_log2(exponents.peak_bits(like, None))
+  return exponents.times_power_of_two(x, -exponent)
 
 
 def _output_error(change: jax.Array, h: jax.Array) -> jax.Array:
@@ -258,6 +269,7 @@ def _jointly(
 def _awq(
   fmt: Format, weight: jax.Array, activation: jax.Array, grid: int
 ) -> tuple[jax.Array, jax.Array]:
+  activation = _near_one(activation, activation)
   h = moment(activation)
   mean = jnp.mean(jnp.abs(activation), axis=0)
 
@@ -268,7 +280,7 @@ def _awq(
   def loss(power: jax.Array) -> jax.Array:
     f = factors(power)
     change = fmt.quantize(weight * f[None]) / f[None] - weight
-    return jnp.sum(_output_error(change, h))
+    return jnp.sum(_output_error(_near_one(change, weight), h))
 
   powers = jnp.arange(grid, dtype=jnp.float32) * jnp.float32(1 / grid)
   best = factors(powers[jnp.argmin(jax.lax.map(loss, powers))])

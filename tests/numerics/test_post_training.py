@@ -182,3 +182,22 @@ def test_units():
   assert post_training.unit(formats.MXFP4) == 32
   assert post_training.unit(Fixed(4, "channel")) == 1
   assert post_training.unit(Calibrated(Fixed(4), jnp.float32(1))) == 1
+
+
+@pytest.mark.parametrize("fmt", [Fixed(3, "channel"), formats.MXFP4, Terms(8)], ids=str)
+def test_units_of_activations_and_weights_change_nothing(layer, fmt):
+  """Powers of two, as far as squares of them overflow or vanish."""
+  weight, x = layer
+  wanted = post_training.gptq(fmt, weight, x)
+  factors, rounded = post_training.awq(fmt, weight, x)
+  for power in (-62, 62):
+    unit = jnp.float32(2.0**power)
+    np.testing.assert_array_equal(post_training.gptq(fmt, weight, x * unit), wanted)
+    found = post_training.gptq(fmt, weight * unit, x)
+    np.testing.assert_array_equal(found, wanted * unit)
+    again = post_training.awq(fmt, weight, x * unit)
+    np.testing.assert_array_equal(again[0], factors)
+    np.testing.assert_array_equal(again[1], rounded)
+    np.testing.assert_array_equal(
+      post_training.awq(fmt, weight * unit, x)[1], rounded * unit
+    )
