@@ -17,7 +17,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 
 from jaxcodesign import tree
-from jaxcodesign.programs import jaxprs, matrix_view, products, provenance
+from jaxcodesign.programs import (
+  distinct,
+  jaxprs,
+  matrix_view,
+  products,
+  provenance,
+  refused,
+)
 from jaxcodesign.programs.jaxprs import Program, Step, Unsupported
 from jaxcodesign.programs.provenance import Origin
 
@@ -31,25 +38,6 @@ _VIEWS = {
 }  # fmt: skip
 # Reads of a part: what is returned and where it is; the rest of the array stays put.
 _READS = {"gather", "slice", "dynamic_slice"}
-_FACTORIZATIONS = (
-  "cholesky", "cholesky_update", "eig", "eigh", "geqp3", "geqrf", "hessenberg",
-  "householder_product", "lu", "ormqr", "qr", "schur", "svd", "symmetric_product",
-  "tridiagonal",
-)  # fmt: skip
-_OPAQUE = "a kernel is opaque; trace the function it implements"
-_REFUSED = {
-  "ragged_dot": "its group sizes are data; use a dense einsum over the experts",
-  "ragged_dot_general": "its group sizes are data; use a dense einsum over the experts",
-  "scaled_matmul": "its block scales are a format; quantize a plain product instead",
-  "custom_linear_solve": "solvers iterate; trace the product inside",
-  "triangular_solve": "solvers are no single product",
-  "tridiagonal_solve": "solvers are no single product",
-  "fft": "its multiplications are no matrix product",
-  "pure_callback": "what runs on the host cannot be counted",
-  "io_callback": "what runs on the host cannot be counted",
-  **dict.fromkeys(("pallas_call", "core_map", "ffi_call", "cudnn_fusion"), _OPAQUE),
-  **dict.fromkeys(_FACTORIZATIONS, "factorizations are no single product"),
-}
 
 
 @tree.pytree
@@ -68,7 +56,8 @@ class Gemm:
     role: "forward", "input_gradient", "weight_gradient" or "recompute".
     output: Parameter whose gradient this product computes, "" if none.
     lhs_elements: Distinct values of the left operand of all batches: fewer than
-      batch m k for a convolution, whose windows overlap.
+      batch m k for a convolution, whose windows overlap, and for copies that a
+      broadcast made.
     rhs_elements: Distinct values of the right operand over all `count` executions: a
       weight that a loop uses again counts once, one that a scan slices counts all.
     out_elements: Values that are written: fewer than batch m n for a transposed
@@ -229,7 +218,8 @@ def trace(
     origins = provenance.parameters(params, known)
     count = _Counter(branches)
     names = provenance.gradient_names(known.shape, params)
-    count.program(known.program, origins, names, Site(source=jaxprs.caller()))
+    site = Site(source=jaxprs.caller())
+    count.program(known.program, origins, distinct.sizes(known.arrays), names, site)
     vectors = count.vectors.items()
     io = [a for a, o in zip(known.arrays, origins) if not o.leaf]
     return Workload(
@@ -251,24 +241,35 @@ class _Counter:
     self.vectors: dict[tuple[str, int, int], int] = {}
 
   def program(
-    self, program: Program, ins: Sequence[Origin], names: Sequence[str], site: Site
+    self,
+    program: Program,
+    ins: Sequence[Origin],
+    bounds: Sequence[int],
+    names: Sequence[str],
+    site: Site,
   ) -> None:
-    known = provenance.flow(program, ins)
+    known, counts = provenance.flow(program, ins), distinct.flow(program, bounds)
     sinks = provenance.sinks(program, names)
     for step in program.steps:
-      refuse(step, site)
+      refused.check(step, site.source)
       if step.inner is None and step.op not in jaxprs.PRODUCTS:
         self.vector(step, site)
         continue
       origins = [provenance.look(known, a) for a in step.reads]
+      have = distinct.read(counts, step)
       outputs = [sinks.get(v, "") for v in step.writes]
       if step.inner is None:
-        self.gemms.append(gemm_of(step, origins, outputs[0], site))
+        self.gemms.append(gemm_of(step, origins, outputs[0], site, have))
       else:
-        self.inside(step, origins, outputs, site.inside(step))
+        self.inside(step, origins, have, outputs, site.inside(step))
 
   def inside(
-    self, step: Step, ins: Sequence[Origin], names: Sequence[str], site: Site
+    self,
+    step: Step,
+    ins: Sequence[Origin],
+    bounds: Sequence[int],
+    names: Sequence[str],
+    site: Site,
   ) -> None:
     assert step.inner is not None
     if step.inner.kind == "while":
@@ -281,16 +282,16 @@ class _Counter:
         f"{site.source}: what runs inside {step.op} is not known to the "
         "tracer; trace the function it wraps"
       )
-    entered = provenance.enter(step, ins)
+    entered = list(zip(provenance.enter(step, ins), distinct.enter(step, bounds)))
     if step.inner.kind == "cond":
       self.branch(step.inner.programs, entered, names, site)
     else:
-      self.program(step.inner.programs[0], entered[0], names, site)
+      self.program(step.inner.programs[0], *entered[0], names, site)
 
   def branch(
     self,
     programs: Sequence[Program],
-    ins: list[list[Origin]],
+    ins: Sequence[tuple[Sequence[Origin], Sequence[int]]],
     names: Sequence[str],
     site: Site,
   ) -> None:
@@ -300,9 +301,9 @@ class _Counter:
         'trace(fn, branches="max") counts the largest'
       )
     tried = []
-    for program, origins in zip(programs, ins):
+    for program, (origins, bounds) in zip(programs, ins):
       one = _Counter(self.branches)
-      one.program(program, origins, names, site)
+      one.program(program, origins, bounds, names, site)
       elements = sum(e * times for (_, e, _), times in one.vectors.items())
       tried.append((sum(g.macs for g in one.gemms), elements, one))
     best = max(tried, key=lambda t: t[:2])[2]
@@ -338,19 +339,13 @@ def _itemsize(aval: Any) -> int:
   return getattr(aval.dtype, "itemsize", 8)
 
 
-def refuse(step: Step, site: Site) -> None:
-  """Raises Unsupported if what `step` multiplies cannot be counted."""
-  reason = _REFUSED.get(step.op)
-  if step.op.startswith(("dot_product_attention", "scaled_dot")):
-    reason = _OPAQUE
-  if reason is None and jaxprs.is_foreign(step):
-    reason = "it is no primitive of jax's own; trace the function it implements"
-  if reason is not None:
-    where = jaxprs.location(step, site.source)
-    raise Unsupported(f"{where}: {step.op} cannot be counted: {reason}")
-
-
-def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> Gemm:
+def gemm_of(
+  step: Step,
+  origins: Sequence[Origin],
+  output: str,
+  site: Site,
+  bounds: Sequence[int] | None = None,
+) -> Gemm:
   """The `Gemm` of a product step.
 
   Args:
@@ -358,6 +353,7 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
     origins: Of its operands.
     output: Parameter whose gradient its result flows into, "" if none.
     site: Of the program that holds it.
+    bounds: Distinct values that each operand has at most; None takes all for that.
   """
   site = site.at(step)
   role: Role = "forward"
@@ -369,7 +365,9 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
   flip = products.flipped(step, origins)
   left, right = origins[::-1] if flip else origins
   size = products.dims(step, flip)
-  uses = size.batch * size.k * size.n * site.times
+  values = distinct.sizes(step.ins) if bounds is None else bounds
+  from_left, from_right = values[::-1] if flip else values
+  uses = min(from_right, size.batch * size.k * size.n) * site.times
   return Gemm(
     left.leaf,
     right.leaf,
@@ -378,7 +376,7 @@ def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> G
     kind=products.kind(step, flip),
     role=role,
     output=output if role == "weight_gradient" else "",
-    lhs_elements=step.ins[1 if flip else 0].size,
+    lhs_elements=from_left,
     rhs_elements=min(uses, right.size) if right.leaf else uses,
     window=products.window(step, flip),
     out_elements=step.outs[0].size,
