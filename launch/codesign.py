@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
     if launch.dry_run:
       dry_run(launch.config, console)
       return
-    try:
-      run(launch, shlex.join([*PROG.split(), *argv]), console)
-    except fitting.Interrupted as stopped:
-      console.print(f"{stopped}, saved; {KEPT}", highlight=False, soft_wrap=True)
+    with command_line.own_folder(launch.out, launch.name):
+      try:
+        run(launch, shlex.join([*PROG.split(), *argv]), console)
+      except fitting.Interrupted as stopped:
+        console.print(f"{stopped}, saved; {KEPT}", highlight=False, soft_wrap=True)
 
   return outcome.exit_code(PROG, program, "nothing half-written is left")
 
@@ -50,7 +51,8 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   folder = command_line.run_folder(launch.out, launch.name)
   images = image_sets.check(config.data.load())
   preflight.check(config, images)
-  trained = codesign.train(config, images, folder, console=console)
+  how_to = {"console": console, "accept_data": launch.accept_data}
+  trained = codesign.train(config, images, folder, **how_to)
   source = "restored from its checkpoint" if trained.restored else "trained"
   console.print(
     f"model {source} in {trained.seconds:.0f} s: {trained.accuracy:.2%} of "
@@ -60,7 +62,7 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   found: dict[TrainConfig | None, Trained] = {None: trained}
   for how, name in codesign.tunings(config).items():
     console.print(f"fine-tuning for {name}", highlight=False)
-    tuned = codesign.tune(config, how, trained, images, folder, console=console)
+    tuned = codesign.tune(config, how, trained, images, folder, **how_to)
     found[how] = tuned
     console.print(_tuned(name, tuned), highlight=False, soft_wrap=True)
   work = codesign.workload(config, images)

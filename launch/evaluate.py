@@ -38,7 +38,11 @@ def main(argv: list[str]) -> int:
         f"{launch.path} is no sweep of formats; try python -m launch.codesign"
       )
     command = shlex.join([*PROG.split(), *argv])
-    (dry_run if launch.dry_run else run)(launch, command, Console())
+    if launch.dry_run:
+      dry_run(launch, Console())
+      return
+    with command_line.own_folder(launch.out, launch.name):
+      run(launch, command, Console())
 
   return outcome.exit_code(PROG, program, "the rows measured so far are kept")
 
@@ -120,9 +124,8 @@ def curve(rows: list[sweep.Row], terms: list[str], metric: str) -> Figure:
   )
 
 
-def dry_run(launch: command_line.Launch, command: str, console: Console) -> None:
+def dry_run(launch: command_line.Launch, console: Console) -> None:
   """Prints what would be measured; runs no example."""
-  del command
   config: sweep.SweepConfig = launch.config
   work = config.network.workload(config.network.load())
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)

@@ -51,12 +51,11 @@ def main(argv: list[str]) -> int:
       Interruption(run.ask_every) as signals,
     ):
       compile_once(run)
-      folder = command_line.run_folder(launch.out, launch.name)
       shown = Console(quiet=True) if processes.index else console
-      if isinstance(config, TrainJob):
-        train(config, folder, processes, command, shown, signals)
-      else:
-        compare(config, folder, processes, command, shown, signals)
+      do: Any = train if isinstance(config, TrainJob) else compare
+      first = processes.index == 0
+      with command_line.own_folder(launch.out, launch.name, first=first) as folder:
+        do(config, folder, processes, command, shown, signals, launch.accept_data)
 
   return outcome.exit_code(PROG, program, KEPT)
 
@@ -77,14 +76,21 @@ def train(
   command: str,
   console: Console,
   signals: Interruption | None = None,
+  accept_data: bool = False,
 ) -> loop.Result:
-  """One training, to its end or to a signal."""
+  """One training, to its end or to a signal, in a folder that is this program's."""
   origin.check(job, folder)
   with console.status("preparing"):
     ready = session.prepare(job, processes)
-  if processes.index == 0:
-    origin.write(job, folder, command)
-  found = loop.run(ready, folder, console=console, signals=signals)
+
+  def note() -> None:
+    if processes.index == 0:
+      origin.write(job, folder, command, ready.data)
+
+  found = loop.run(
+    ready, folder, console=console, signals=signals, accept_data=accept_data,
+    on_start=note,
+  )  # fmt: skip
   if found.status == "interrupted":
     console.print(
       f"stopped on request at step {found.step:,} of {found.steps:,}, saved; {KEPT}",
@@ -110,6 +116,7 @@ def compare(
   command: str,
   console: Console,
   signals: Interruption | None = None,
+  accept_data: bool = False,
 ) -> None:
   """Every training that has not been done yet, then the page that compares them.
 
@@ -119,9 +126,12 @@ def compare(
     FloatingPointError: If all systems do.
   """
   jobs, failed = config.jobs(), dict[str, str]()
+  data = session.content(config.job.task.load(config.job.train))
   for number, (system, seed, job) in enumerate(jobs, start=1):
     inside = folder / system.name / f"seed{seed}"
-    if system.name in failed or comparison.done(job, inside):
+    if system.name in failed:
+      continue
+    if comparison.done(job, inside, data, accept_data=accept_data):
       continue
     console.print(
       f"[{number} of {len(jobs)}] {system.name}, seed {seed}",
@@ -130,7 +140,7 @@ def compare(
     )
     command_line.run_folder(inside.parent, inside.name)
     try:
-      found = train(job, inside, processes, command, console, signals)
+      found = train(job, inside, processes, command, console, signals, accept_data)
     except FloatingPointError as error:
       failed[system.name] = f"seed {seed}: {error}"
       console.print(f"{system.name} is left out, {failed[system.name]}", markup=False)

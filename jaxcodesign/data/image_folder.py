@@ -20,11 +20,13 @@ import jax
 import numpy as np
 from PIL import Image
 
+from jaxcodesign.data import content
 from jaxcodesign.data.sources import Source
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
 _AREA = (0.08, 1.0)  # of the image, that a random crop has
 _RATIO = (3 / 4, 4 / 3)  # width over height of a random crop
+_SAMPLE = 64  # files whose bytes tell one folder from another
 _TRIES = 10  # before the centre is taken
 _MARGIN = 256 / 224  # shorter side over the crop, where nothing is random
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
@@ -106,6 +108,23 @@ class ImageFolder(Source):
     return {
       "image": jax.ShapeDtypeStruct(shape, np.uint8),
       "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+
+  def content(self) -> dict[str, int | str]:
+    """See `Source`: by names and sizes of all files, and the bytes of 64 of them.
+
+    Raises:
+      FileNotFoundError, ValueError: As `batch`.
+    """
+    with self._listing:
+      paths = [pathlib.Path(path) for path in self._listed[0]]
+    names = (path.relative_to(self._directory).as_posix() for path in paths)
+    sizes = (path.stat().st_size for path in paths)
+    some = np.linspace(0, len(paths) - 1, min(_SAMPLE, len(paths))).astype(int)
+    sample = (paths[i].read_bytes() for i in some)
+    return {
+      "examples": len(paths),
+      "digest": content.of_files(zip(names, sizes), sample),
     }
 
   @functools.cached_property

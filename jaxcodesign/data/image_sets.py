@@ -17,6 +17,8 @@ import zlib
 
 import numpy as np
 
+from jaxcodesign.data.content import Content, digest
+
 _PUBLISHED = {
   "idx": "https://github.com/zalandoresearch/fashion-mnist (Fashion-MNIST) or "
   "http://yann.lecun.com/exdb/mnist (MNIST)",
@@ -49,6 +51,17 @@ class Images:
     """(H, W, C) of one image."""
     _, height, width, channels = self.train_images.shape
     return height, width, channels
+
+  def content(self) -> Content:
+    """What the images and labels are, see `data.content`."""
+    train, test = (
+      {"examples": len(x), "digest": digest(x, y)}
+      for x, y in (
+        (self.train_images, self.train_labels),
+        (self.test_images, self.test_labels),
+      )
+    )
+    return {"train": train, "test": test}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,8 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from jaxcodesign.data import content
+from jaxcodesign.data.content import Content
 from jaxcodesign.experiments import to_accuracy, train_report
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.experiments.to_accuracy import Price
@@ -52,14 +54,26 @@ class Run(NamedTuple):
   folder: pathlib.Path
 
 
-def done(job: TrainJob, folder: pathlib.Path) -> bool:
+def done(
+  job: TrainJob, folder: pathlib.Path, data: Content, *, accept_data: bool = False
+) -> bool:
   """Whether `folder` holds this training, ended and reported.
 
+  Args:
+    job: The training.
+    folder: Of the run.
+    data: What its examples are now.
+    accept_data: Whether a run on other ones will do.
+
   Raises:
-    ValueError: If it holds a run of another config.
+    ValueError: If it holds a run of another config or on other data.
   """
   ended = (folder / loop.FINAL).is_file() and (folder / "report.json").is_file()
-  return origin.check(job, folder) and ended
+  if not origin.check(job, folder) or not ended:
+    return False
+  final = json.loads((folder / loop.FINAL).read_text())
+  content.check(final.get("data"), data, folder, accept=accept_data)
+  return True
 
 
 def write(

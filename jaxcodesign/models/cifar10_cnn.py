@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign import tree
+
 _EPSILON = 1e-3  # of batch normalization
 _POOLED = (1, 3)  # convolutions with a pool behind them
 Params = dict[str, dict[str, jax.Array]]
@@ -68,7 +70,7 @@ def read_weights(path: str | pathlib.Path) -> Params:
 
   Raises:
     FileNotFoundError: Naming the file.
-    ValueError: If it is damaged, or of another network.
+    ValueError: If it is damaged, of another network, or holds a NaN or an infinity.
   """
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
@@ -89,4 +91,5 @@ def read_weights(path: str | pathlib.Path) -> Params:
     jax.eval_shape(apply, params, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f"{path} holds another network: {error}") from error
+  tree.check_finite(params, str(path))
   return params

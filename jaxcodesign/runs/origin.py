@@ -1,6 +1,6 @@
 """What a run's folder says about the run: its config, and where it comes from.
 
-config.json    the config as nested dicts
+config.json    the config as nested dicts, and what the data were
 origin.json    command, git revision, package versions, devices; one entry a start
 """
 
@@ -18,9 +18,13 @@ import jax
 import numpy as np
 
 from jaxcodesign import tree
+from jaxcodesign.data.content import Content
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.job import TrainJob
 
+# Options of jax that change the bits of a training, of those that a release has.
+_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl",
+            "jax_threefry_partitionable")  # fmt: skip
 PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
             "grain", "numpy")  # fmt: skip
 
@@ -32,22 +36,32 @@ def decisive(job: TrainJob) -> dict[str, Any]:
   return found
 
 
+def numbers() -> dict[str, Any]:
+  """Options of jax in this process that decide the numbers of a run besides its config.
+
+  Under x64 the same config draws and adds other bits.
+  """
+  return {name: getattr(jax.config, name, None) for name in _OPTIONS}
+
+
 def check(job: TrainJob, folder: pathlib.Path) -> bool:
   """Whether `folder` holds a run of this config; False if it holds none.
 
   Raises:
-    ValueError: If it holds one of another config, saying what differs.
+    ValueError: If it holds one of another config or other `numbers`, saying what
+      differs.
   """
   path = folder / "config.json"
   if not path.is_file():
     return False
   try:
-    found = json.loads(path.read_text())["job"]
-  except (ValueError, KeyError, TypeError) as error:
+    found = json.loads(path.read_text())
+    lines = differences(found["job"], decisive(job))
+    lines += differences(found.get("numbers", numbers()), numbers(), "numbers")
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(
       f"{path} is damaged ({error!r}): put it back, or name another --out"
     ) from error
-  lines = differences(found, decisive(job))
   if lines:
     raise ValueError(
       f"{folder} holds a run of another config; it differs in\n  "
@@ -73,13 +87,16 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
   ]
 
 
-def write(job: TrainJob, folder: pathlib.Path, command: str) -> None:
+def write(
+  job: TrainJob, folder: pathlib.Path, command: str, data: Content | None = None
+) -> None:
   """Writes config.json, and adds this start to origin.json.
 
   Raises:
     OSError: naming the file, the reason and the way out.
   """
-  config = {"job": decisive(job), "run": plain(job.run)}
+  decided = {"job": decisive(job), "numbers": numbers(), "data": data}
+  config = decided | {"run": plain(job.run)}
   _write(folder / "config.json", config)
   starts = origin(folder)
   _write(folder / "origin.json", [*starts, _start(command)])

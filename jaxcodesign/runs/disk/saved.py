@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcodesign import tree
 from jaxcodesign.data import image_sets
 from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.training.distillation import Teacher, TeacherSource
@@ -108,6 +109,7 @@ class Checkpoint(TeacherSource):
       raise FileNotFoundError(
         f"no checkpoint of a teacher in {self.folder}: train one, or name its folder"
       )
+    tree.check_finite(found[0], str(self.folder))
     return Teacher(self.model.forward, found[0])
 
   def digest(self) -> str:
