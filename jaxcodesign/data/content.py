@@ -39,11 +39,20 @@ def digest(*parts: Any) -> str:
   return found.hexdigest()[:16]
 
 
-def differences(old: Content, new: Content) -> list[str]:
-  """One line, "train.examples: 10000 -> 6000", for each field that differs."""
-  fields = dict.fromkeys((p, f) for c in (old, new) for p in c for f in c[p])
-  pairs = ((p, f, old.get(p, {}).get(f), new.get(p, {}).get(f)) for p, f in fields)
-  return [f"{p}.{f}: {a} -> {b}" for p, f, a, b in pairs if a != b]
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+  """One line, "train.epochs: 3 -> 4", for each place where two plain configs differ."""
+  if isinstance(old, Mapping) and isinstance(new, Mapping):
+    names = dict.fromkeys([*old, *new])
+    parts = [(name, old.get(name), new.get(name)) for name in names]
+  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    parts = [(i, *pair) for i, pair in enumerate(zip(old, new))]
+  else:
+    return [] if old == new else [f"{where or 'config'}: {old} -> {new}"]
+  return [
+    line
+    for name, a, b in parts
+    for line in differences(a, b, f"{where}.{name}" if where else str(name))
+  ]
 
 
 def check(old: Content | None, new: Content, where: Any, *, accept: bool) -> None:

@@ -32,9 +32,14 @@ def reading(path: str | pathlib.Path) -> Iterator[Any]:
     ) from error
   try:
     yield gguf.GGUFReader(path)
-  except (ValueError, KeyError, IndexError) as error:
+  except (ImportError, OSError):
+    raise
+  # The reader takes sizes, kinds and offsets as the file has them: a damaged one makes
+  # numpy and Python raise whatever they have.
+  except Exception as error:
     raise ValueError(
-      f"{path} is no GGUF file of a llama that can be read ({error}); fetch it again"
+      f"{path} is no GGUF file of a llama that can be read "
+      f"({type(error).__name__}: {error}); fetch it again"
     ) from error
 
 

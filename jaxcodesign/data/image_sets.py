@@ -12,11 +12,11 @@ import importlib.resources
 import math
 import pathlib
 import struct
-import zipfile
 import zlib
 
 import numpy as np
 
+from jaxcodesign.data import npz
 from jaxcodesign.data.content import Content, digest
 
 _PUBLISHED = {
@@ -82,14 +82,11 @@ class FashionMnistMini:
           f"{path} is missing: the installation of jaxcodesign is incomplete; "
           "install it again"
         )
-      try:
-        with np.load(path) as arrays:
-          train = arrays["train_images"], arrays["train_labels"]
-          test = arrays["test_images"], arrays["test_labels"]
-      except (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-          f"{path} is damaged ({error}); install jaxcodesign again"
-        ) from error
+      ndims = {"train_images": 3, "train_labels": 1, "test_images": 3, "test_labels": 1}
+      arrays = npz.read(path, ndims, way_out="install jaxcodesign again")
+    train, test = (
+      (arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")
+    )
     return _images(train, test, "fashion_mnist_mini", 10)
 
 

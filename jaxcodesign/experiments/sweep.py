@@ -145,11 +145,11 @@ def measure(
 
 def _read(path: pathlib.Path, mark: str) -> dict[str, Any] | None:
   try:
-    found = json.loads(path.read_text())
+    found = files.strict_json(path.read_bytes())
     numbers = float(found["score"]), float(found["seconds"])
     whole = found["mark"] == mark and min(numbers) >= 0 and max(numbers) < math.inf
     return found if whole else None
-  except (OSError, ValueError, KeyError, TypeError):
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None  # absent or damaged: measured again
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from jax.experimental import multihost_utils
 import numpy as np
 
-from jaxcodesign.runs import origin
+from jaxcodesign.data.content import differences
 
 
 def agree(what: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ def agree(what: Mapping[str, Any]) -> None:
   padded = np.frombuffer(text.ljust(int(sizes.max())), np.uint8)
   told = [json.loads(bytes(x)) for x in multihost_utils.process_allgather(padded)]
   for number, other in enumerate(told):
-    if lines := origin.differences(told[0], other):
+    if lines := differences(told[0], other):
       raise ValueError(
         f"process {number} has not what process 0 has; they differ in\n  "
         + "\n  ".join(lines)

@@ -12,6 +12,7 @@ import json
 import math
 import pathlib
 from typing import Any
+import warnings
 
 from matplotlib.figure import Figure
 import numpy as np
@@ -89,20 +90,33 @@ def _add(board: SummaryWriter, step: int, name: str, figure: Figure) -> None:
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run; one that a kill cut off ends them."""
+  """The lines of a run, {"step": 120, name: number or None, ...}.
+
+  A damaged line is left out with a warning; a last one that a kill cut off, without.
+  """
   path = folder / FILE
   rows: list[dict[str, Any]] = []
   if not path.is_file():
     return rows
-  for line in path.read_text().splitlines():
+  *lines, rest = path.read_bytes().split(b"\n")
+  for number, line in enumerate([*lines, rest], start=1):
     try:
-      row = json.loads(line)
-    except ValueError:
-      break
-    if not isinstance(row, dict) or "step" not in row:
-      break
-    rows.append(row)
+      rows.append(_row(line))
+    except (ValueError, RecursionError) as error:
+      if number <= len(lines):
+        warnings.warn(f"{path}:{number} is damaged and left out: {error}", stacklevel=2)
   return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+  """A line that is what `Metrics.write` writes."""
+  row = files.strict_json(line)
+  if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    raise ValueError("it has no step")
+  for name, value in row.items():
+    if value is not None and type(value) not in (int, float):
+      raise ValueError(f"{name} is {value!r}, no number")
+  return row
 
 
 def _number(value: Any) -> float | int | None:

@@ -63,3 +63,8 @@ def test_a_check_names_what_differs_unless_it_is_accepted_or_unknown():
     content.check(old, new, "run", accept=False)
   content.check(old, new, "run", accept=True)
   content.check(None, new, "run", accept=False)
+
+
+def test_differences_of_fields_that_only_one_has():
+  assert content.differences({"a": 1}, {"b": 1}) == ["a: 1 -> None", "b: None -> 1"]
+  assert content.differences({"a": [1, 2]}, {"a": [1]}) == ["a: [1, 2] -> [1]"]

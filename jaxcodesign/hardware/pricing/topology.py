@@ -99,7 +99,10 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
   # A line at a time, so that a quote which nobody closes does not swallow the file.
   found = []
   for number, line in enumerate(source.splitlines(), start=1):
-    cells = next(csv.reader([line], skipinitialspace=True), [])
+    try:
+      cells = next(csv.reader([line], skipinitialspace=True), [])
+    except csv.Error as error:
+      raise ValueError(f"{path.name}:{number}: no line of CSV ({error})") from error
     cells = [cell.strip() for cell in cells]
     while cells and not cells[-1]:
       cells.pop()
