@@ -263,6 +263,8 @@ def _read_idx(
     )
   shape = struct.unpack(f">{ndim}I", content[4:header])
   expected = header + math.prod(shape)
+  if 0 in shape:
+    raise ValueError(f"{path} holds nothing: its header says {shape}; {way_out}")
   if len(content) != expected:
     raise ValueError(
       f"{path} has {len(content)} bytes, but its header {shape} asks for {expected}; "

@@ -20,7 +20,7 @@ import numpy as np
 from jaxcodesign.data import npz
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, table, text
-from jaxcodesign.runs import metrics, origin
+from jaxcodesign.runs import board, metrics, origin
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.loop import Result
 from jaxcodesign.runs.session import Session
@@ -49,7 +49,7 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   # The page first: a picture for paper gets a white ground.
   page = render(result, drawn)
   if session.job.run.tensorboard:
-    metrics.show(folder, found.step, drawn)
+    board.show(folder / metrics.BOARD, found.step, drawn)
   for name, figure in drawn.items():
     files.write_atomically(folder / "figures" / f"{name}.png", canvas.png(figure))
   path = folder / "report.json"

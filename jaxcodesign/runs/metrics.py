@@ -15,13 +15,12 @@ from typing import Any
 import warnings
 
 from matplotlib.figure import Figure
-import numpy as np
-from tensorboardX import SummaryWriter
 
+from jaxcodesign.runs.board import Board
 from jaxcodesign.runs.disk import files
 
 FILE = "metrics.jsonl"
-_BOARD = "tensorboard"
+BOARD = "tensorboard"
 
 
 class Metrics:
@@ -40,9 +39,7 @@ class Metrics:
     self._file = self._path.open("a")
     self._board = None
     if tensorboard:
-      self._board = SummaryWriter(
-        str(folder / _BOARD), purge_step=step + 1, flush_secs=30
-      )
+      self._board = Board(folder / BOARD, step, kept)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a line; what is no finite number is null in it.
@@ -58,35 +55,18 @@ class Metrics:
     except OSError as error:
       raise files.cannot_write(self._path, error) from error
     if self._board is not None:
-      for name, value in values.items():
-        group = "test" if name.startswith("test_") else "train"
-        self._board.add_scalar(f"{group}/{name}", value, step)
+      self._board.write(step, {k: v for k, v in row.items() if k != "step"})
 
   def picture(self, step: int, name: str, figure: Figure) -> None:
     """Shows a figure in TensorBoard, if that is written."""
     if self._board is not None:
-      _add(self._board, step, name, figure)
+      self._board.picture(step, name, figure)
 
   def close(self) -> None:
     """Writes what is still in memory."""
     self._file.close()
     if self._board is not None:
       self._board.close()
-
-
-def show(folder: pathlib.Path, step: int, figures: Mapping[str, Figure]) -> None:
-  """Adds the pictures of a run that has ended to its TensorBoard."""
-  # A file of its own: names of files have no more than seconds.
-  with SummaryWriter(str(folder / _BOARD), filename_suffix=".report") as board:
-    for name, figure in figures.items():
-      _add(board, step, name, figure)
-
-
-def _add(board: SummaryWriter, step: int, name: str, figure: Figure) -> None:
-  figure.set_facecolor("white")
-  figure.canvas.draw()
-  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # pyright: ignore[reportAttributeAccessIssue]
-  board.add_image(name, pixels, step, dataformats="HWC")
 
 
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:

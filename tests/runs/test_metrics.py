@@ -6,6 +6,7 @@ import math
 import pytest
 
 from jaxcodesign.figures import canvas
+from jaxcodesign.runs import board
 from jaxcodesign.runs import metrics as metrics_log
 from jaxcodesign.runs.metrics import Metrics
 
@@ -39,8 +40,8 @@ def test_scalars_and_pictures_reach_tensorboard(tmp_path):
   metrics.write(1, {"loss": 0.25, "test_accuracy": 0.5})
   metrics.picture(1, "map", canvas.blank(2, 1))
   metrics.close()
-  metrics_log.show(tmp_path, 2, {"curves": canvas.blank(2, 1)})
-  files = list((tmp_path / "tensorboard").iterdir())
+  board.show(tmp_path / metrics_log.BOARD, 2, {"curves": canvas.blank(2, 1)})
+  files = (tmp_path / metrics_log.BOARD).rglob("events*")
   content = b"".join(file.read_bytes() for file in files)
   assert content.count(b"PNG") == 2
   for name in (b"train/loss", b"test/test_accuracy", b"map", b"curves"):
