@@ -18,7 +18,7 @@ from jaxcodesign.experiments import codesign, networks, preflight, record, repor
 from jaxcodesign.experiments.networks import Trained
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import command_line, fitting, session
+from jaxcodesign.runs import command_line, fitting, progress, session
 from jaxcodesign.training.config import TrainConfig
 from launch import outcome
 
@@ -49,8 +49,9 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   config: codesign.CodesignConfig = launch.config
   began = time.perf_counter()
   folder = command_line.run_folder(launch.out, launch.name)
-  images = image_sets.check(config.data.load())
-  preflight.check(config, images)
+  with progress.working(console, "reading the images, trying every stage on shapes"):
+    images = image_sets.check(config.data.load())
+    preflight.check(config, images)
   how_to = {"console": console, "accept_data": launch.accept_data}
   trained = codesign.train(config, images, folder, **how_to)
   source = "restored from its checkpoint" if trained.restored else "trained"
@@ -68,15 +69,15 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   work = codesign.workload(config, images)
   console.print("\n" + work.table() + "\n", highlight=False, soft_wrap=True)
   accuracies = []
-  with console.status("quantizing") as status:
+  with progress.working(console, "quantizing, pricing, reporting") as status:
     for variant, accuracy in codesign.measure(config, found, images):
       accuracies.append((variant, accuracy))
-      status.update(f"quantizing: {variant.name} {accuracy:.2%}")
-    status.update("pricing and differentiating designs")
+      status(f"quantizing: {variant.name} {accuracy:.2%}")
+    status("pricing and differentiating designs")
     result = record.result(
       config, images, found, work, accuracies, launch.name, command
     )
-    status.update("writing the report")
+    status("writing the report")
     page = report.write(result, folder)
   console.print(report.terminal_table(result))
   console.print(

@@ -20,7 +20,7 @@ from rich.table import Table
 from jaxcodesign.experiments import sweep
 from jaxcodesign.experiments.codesign import REFERENCE
 from jaxcodesign.figures import canvas, curves
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import command_line, progress
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.origin import versions
 from launch import outcome
@@ -53,10 +53,10 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   folder = command_line.run_folder(launch.out, launch.name)
   total, metric = len(config.variants) + 1, config.network.metric
   rows: list[sweep.Row] = []
-  with console.status("reading the network and its test set") as status:
+  with progress.working(console, "reading the network and its test set") as status:
 
     def on_start(name: str) -> None:
-      status.update(f"measuring {name} ({len(rows) + 1} of {total})")
+      status(f"measuring {name} ({len(rows) + 1} of {total})")
 
     for row in sweep.measure(config, folder, on_start):
       rows.append(row)

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.experiments import comparison, train_report
 from jaxcodesign.experiments.systems import Comparison
-from jaxcodesign.runs import command_line, loop, origin, preview, session
+from jaxcodesign.runs import command_line, loop, origin, preview, progress, session
 from jaxcodesign.runs import processes as distributed
 from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.processes import Processes
@@ -64,7 +65,10 @@ def compile_once(run: RunConfig) -> None:
   """Keeps compiled programs on disk, for the next start and the next process."""
   if run.cache == "off":
     return
-  folder = pathlib.Path(run.cache or "~/.cache/jaxcodesign/compiled").expanduser()
+  try:
+    folder = expanded(run.cache or "~/.cache/jaxcodesign/compiled")
+  except FileNotFoundError:
+    return  # without a home folder nothing is kept, and nothing else is lost
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -80,7 +84,7 @@ def train(
 ) -> loop.Result:
   """One training, to its end or to a signal, in a folder that is this program's."""
   origin.check(job, folder)
-  with console.status("preparing"):
+  with progress.working(console, "reading the data, tracing the step"):
     ready = session.prepare(job, processes)
 
   def note() -> None:
@@ -152,7 +156,7 @@ def compare(
     raise FloatingPointError("; ".join(failed.values()))
   if processes.index == 0:
     kept = dataclasses.replace(config, systems=left)
-    with console.status("pricing"):
+    with progress.working(console, "pricing"):
       page = comparison.write(kept, folder, command, failed=failed)
     console.print(comparison.tables(folder))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
@@ -171,7 +175,7 @@ def dry_run(config: TrainJob | Comparison, console: Console) -> None:
       there = session.prepare(job, Processes(0, 1), chips, loaded=loaded)
       return there.step, there.state, session.batch_shapes(there)
 
-    with console.status(f"compiling {name}"):
+    with progress.working(console, f"compiling {name or 'the step'}"):
       told = preview.preview(
         ready.step,
         ready.state,

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcodesign.data import content
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.data.sources import Source
 
 _SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -69,7 +70,7 @@ class ImageFolder(Source):
     for what, value in (("image", image), ("classes", classes), ("examples", examples)):
       if value is not None and value < 1:
         raise ValueError(f"{what}={value} must be at least 1")
-    self._directory = pathlib.Path(directory).expanduser()
+    self._directory = expanded(directory)
     self._image, self._classes, self._examples = image, classes, examples
     self.name = name or str(directory)
     self.draws = 4 * _TRIES + 1 if augment else 0

@@ -17,6 +17,7 @@ import zlib
 import numpy as np
 
 from jaxcodesign.data import npz
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.data.content import Content, digest
 
 _PUBLISHED = {
@@ -114,7 +115,7 @@ class Idx:
       FileNotFoundError: naming the first file that is missing.
       ValueError: naming the file that is damaged or disagrees with another.
     """
-    folder = pathlib.Path(self.directory).expanduser()
+    folder = expanded(self.directory)
     train, test = self._read(folder, "train"), self._read(folder, "t10k")
     return _images(train, test, self.name, self.classes)
 
@@ -146,7 +147,7 @@ class Cifar10:
       FileNotFoundError: naming the first file that is missing.
       ValueError: naming the file that is damaged.
     """
-    folder = pathlib.Path(self.directory).expanduser()
+    folder = expanded(self.directory)
     batches = [self._read(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
     images, labels = (np.concatenate(parts) for parts in zip(*batches))
     return _images(

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.data import npz
+from jaxcodesign.data.cache import expanded
 
 _EPSILON = 1e-3  # of batch normalization
 _POOLED = (1, 3)  # convolutions with a pool behind them
@@ -72,7 +73,7 @@ def read_weights(path: str | pathlib.Path) -> Params:
     FileNotFoundError: Naming the file.
     ValueError: If it is damaged, of another network, or holds a NaN or an infinity.
   """
-  path = pathlib.Path(path).expanduser()
+  path = expanded(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"no weights {path}: put the network's weights.npz there, name another file with "

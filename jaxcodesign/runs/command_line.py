@@ -18,6 +18,7 @@ import traceback
 import types
 from typing import Any
 
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.runs import overrides
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.disk.lock import FolderLock
@@ -76,8 +77,11 @@ def load(
   # Dataclasses look their module up by name while they are made.
   sys.modules[spec.name] = module
   # Compiled here: nothing is written beside the config, and no stale bytecode is read.
-  run = lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
-  _run(path, run)
+  # Under -OO as under -O: its docstring is what --help shows.
+  code = lambda: compile(
+    path.read_bytes(), str(path), "exec", optimize=min(sys.flags.optimize, 1)
+  )
+  _run(path, lambda: exec(code(), vars(module)))
   for name in ("config", "smoke"):
     if not inspect.isfunction(getattr(module, name, None)):
       raise ConfigError(f"{path} has no function {name}(){_choices(path.parent)}")
@@ -126,7 +130,7 @@ def parse(
     print(f"{prog}: {error}", file=sys.stderr)
     raise SystemExit(2) from error
   name = f"{path.stem}_smoke" if smoke else path.stem
-  out = flags.out.expanduser()
+  out = expanded(flags.out)
   return Launch(value, name, path, out, flags.dry_run, smoke, flags.accept_data)
 
 
@@ -138,7 +142,7 @@ def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
   Raises:
     OSError: naming the folder, the reason and the way out.
   """
-  folder = pathlib.Path(base).expanduser() / name
+  folder = expanded(base) / name
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -166,7 +170,7 @@ def own_folder(
   Raises:
     OSError: As `run_folder`, or if another run that lives has it open.
   """
-  missing = [f for f in (pathlib.Path(base).expanduser(),) if not f.exists()]
+  missing = [f for f in (expanded(base),) if not f.exists()]
   folder = run_folder(base, name)
   if not first:
     yield folder

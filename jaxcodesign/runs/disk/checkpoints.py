@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from jaxcodesign.data import content
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.data.content import Content
 from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.runs.disk.lock import FolderLock
@@ -83,7 +84,7 @@ class Checkpoints:
       raise ValueError(
         f"keep_last={keep_last} must be 1 or more, keep_best={keep_best} 0 or more"
       )
-    self.folder = pathlib.Path(folder).expanduser().absolute()
+    self.folder = expanded(folder).absolute()
     self._fingerprint, self._data = fingerprint, data
     self._keep_last, self._keep_best = keep_last, keep_best
     self._sign = 1.0 if larger_is_better else -1.0

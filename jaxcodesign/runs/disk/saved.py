@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxcodesign import tree
 from jaxcodesign.data import image_sets
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.training.distillation import Teacher, TeacherSource
 
@@ -37,7 +38,7 @@ def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -
     OSError: if the disk is full or the folder cannot be written, naming the way out.
     ValueError, TypeError: if `metadata` is not JSON.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
+  folder = expanded(folder).absolute()
   beside = lambda kind: folder.with_name(f".{folder.name}.{os.getpid()}.{kind}")
   temporary, old = beside("new"), beside("old")
   leaves = arrays.named(jax.tree.map(jnp.asarray, params))
@@ -78,7 +79,7 @@ def restore(
     ValueError: if the checkpoint is damaged, or its leaves are not those of `like`;
       the message names the folder and the way out.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
+  folder = expanded(folder).absolute()
   if not folder.exists():
     return None
   record = sealed.read(folder)
@@ -113,7 +114,7 @@ class Checkpoint(TeacherSource):
     return Teacher(self.model.forward, found[0])
 
   def digest(self) -> str:
-    folder = pathlib.Path(self.folder).expanduser().absolute()
+    folder = expanded(self.folder).absolute()
     if not folder.exists():
       raise FileNotFoundError(
         f"no checkpoint in {folder}: train one, or name its folder"
