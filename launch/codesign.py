@@ -18,7 +18,7 @@ from jaxcodesign.experiments import codesign, networks, preflight, record, repor
 from jaxcodesign.experiments.networks import Trained
 from jaxcodesign.hardware.pricing import cost
 from jaxcodesign.programs.workload import Workload, trace
-from jaxcodesign.runs import command_line, fitting, session
+from jaxcodesign.runs import command_line, fitting, progress, session
 from jaxcodesign.training.config import TrainConfig
 from launch import outcome
 
@@ -35,10 +35,11 @@ def main(argv: list[str]) -> int:
     if launch.dry_run:
       dry_run(launch.config, console)
       return
-    try:
-      run(launch, shlex.join([*PROG.split(), *argv]), console)
-    except fitting.Interrupted as stopped:
-      console.print(f"{stopped}, saved; {KEPT}", highlight=False, soft_wrap=True)
+    with command_line.own_folder(launch.out, launch.name):
+      try:
+        run(launch, shlex.join([*PROG.split(), *argv]), console)
+      except fitting.Interrupted as stopped:
+        console.print(f"{stopped}, saved; {KEPT}", highlight=False, soft_wrap=True)
 
   return outcome.exit_code(PROG, program, "nothing half-written is left")
 
@@ -48,9 +49,11 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   config: codesign.CodesignConfig = launch.config
   began = time.perf_counter()
   folder = command_line.run_folder(launch.out, launch.name)
-  images = image_sets.check(config.data.load())
-  preflight.check(config, images)
-  trained = codesign.train(config, images, folder, console=console)
+  with progress.working(console, "reading the images, trying every stage on shapes"):
+    images = image_sets.check(config.data.load())
+    preflight.check(config, images)
+  how_to = {"console": console, "accept_data": launch.accept_data}
+  trained = codesign.train(config, images, folder, **how_to)
   source = "restored from its checkpoint" if trained.restored else "trained"
   console.print(
     f"model {source} in {trained.seconds:.0f} s: {trained.accuracy:.2%} of "
@@ -60,21 +63,21 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   found: dict[TrainConfig | None, Trained] = {None: trained}
   for how, name in codesign.tunings(config).items():
     console.print(f"fine-tuning for {name}", highlight=False)
-    tuned = codesign.tune(config, how, trained, images, folder, console=console)
+    tuned = codesign.tune(config, how, trained, images, folder, **how_to)
     found[how] = tuned
     console.print(_tuned(name, tuned), highlight=False, soft_wrap=True)
   work = codesign.workload(config, images)
   console.print("\n" + work.table() + "\n", highlight=False, soft_wrap=True)
   accuracies = []
-  with console.status("quantizing") as status:
+  with progress.working(console, "quantizing, pricing, reporting") as status:
     for variant, accuracy in codesign.measure(config, found, images):
       accuracies.append((variant, accuracy))
-      status.update(f"quantizing: {variant.name} {accuracy:.2%}")
-    status.update("pricing and differentiating designs")
+      status(f"quantizing: {variant.name} {accuracy:.2%}")
+    status("pricing and differentiating designs")
     result = record.result(
       config, images, found, work, accuracies, launch.name, command
     )
-    status.update("writing the report")
+    status("writing the report")
     page = report.write(result, folder)
   console.print(report.terminal_table(result))
   console.print(

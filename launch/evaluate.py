@@ -20,7 +20,7 @@ from rich.table import Table
 from jaxcodesign.experiments import sweep
 from jaxcodesign.experiments.codesign import REFERENCE
 from jaxcodesign.figures import canvas, curves
-from jaxcodesign.runs import command_line
+from jaxcodesign.runs import command_line, progress
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.origin import versions
 from launch import outcome
@@ -38,7 +38,11 @@ def main(argv: list[str]) -> int:
         f"{launch.path} is no sweep of formats; try python -m launch.codesign"
       )
     command = shlex.join([*PROG.split(), *argv])
-    (dry_run if launch.dry_run else run)(launch, command, Console())
+    if launch.dry_run:
+      dry_run(launch, Console())
+      return
+    with command_line.own_folder(launch.out, launch.name):
+      run(launch, command, Console())
 
   return outcome.exit_code(PROG, program, "the rows measured so far are kept")
 
@@ -49,10 +53,10 @@ def run(launch: command_line.Launch, command: str, console: Console) -> None:
   folder = command_line.run_folder(launch.out, launch.name)
   total, metric = len(config.variants) + 1, config.network.metric
   rows: list[sweep.Row] = []
-  with console.status("reading the network and its test set") as status:
+  with progress.working(console, "reading the network and its test set") as status:
 
     def on_start(name: str) -> None:
-      status.update(f"measuring {name} ({len(rows) + 1} of {total})")
+      status(f"measuring {name} ({len(rows) + 1} of {total})")
 
     for row in sweep.measure(config, folder, on_start):
       rows.append(row)
@@ -120,9 +124,8 @@ def curve(rows: list[sweep.Row], terms: list[str], metric: str) -> Figure:
   )
 
 
-def dry_run(launch: command_line.Launch, command: str, console: Console) -> None:
+def dry_run(launch: command_line.Launch, console: Console) -> None:
   """Prints what would be measured; runs no example."""
-  del command
   config: sweep.SweepConfig = launch.config
   work = config.network.workload(config.network.load())
   console.print(work.table() + "\n", highlight=False, soft_wrap=True)

@@ -2,7 +2,30 @@
 
 from collections.abc import Callable
 import os
+import signal
 import sys
+from types import FrameType
+
+
+def ready() -> None:
+  """Prepares a process for a program that is still being imported.
+
+  Ctrl-C ends it with a line instead of the traceback of whatever is imported. A
+  standard stream that is closed is the null device, and one that cannot show a letter
+  shows a question mark: a table is no reason to fail after hours of work.
+  """
+  signal.signal(signal.SIGINT, _stopped)
+  for name in ("stdout", "stderr"):
+    stream = getattr(sys, name)
+    if stream is None:
+      setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    elif hasattr(stream, "reconfigure"):
+      stream.reconfigure(errors="replace")
+
+
+def _stopped(number: int, _: FrameType | None) -> None:
+  os.write(2, b"stopped before it began\n")
+  os._exit(128 + number)
 
 
 def exit_code(prog: str, run: Callable[[], None], stopped: str) -> int:
@@ -17,6 +40,8 @@ def exit_code(prog: str, run: Callable[[], None], stopped: str) -> int:
     0; 1 after an error of the machine, the input or the numbers, or if the reader of a
     pipe had enough (`| head`); 130 when interrupted.
   """
+  if signal.getsignal(signal.SIGINT) is _stopped:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     run()
     sys.stdout.flush()

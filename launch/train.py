@@ -15,9 +15,10 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.experiments import comparison, train_report
 from jaxcodesign.experiments.systems import Comparison
-from jaxcodesign.runs import command_line, loop, origin, preview, session
+from jaxcodesign.runs import command_line, loop, origin, preview, progress, session
 from jaxcodesign.runs import processes as distributed
 from jaxcodesign.runs.job import RunConfig, TrainJob
 from jaxcodesign.runs.processes import Processes
@@ -51,12 +52,11 @@ def main(argv: list[str]) -> int:
       Interruption(run.ask_every) as signals,
     ):
       compile_once(run)
-      folder = command_line.run_folder(launch.out, launch.name)
       shown = Console(quiet=True) if processes.index else console
-      if isinstance(config, TrainJob):
-        train(config, folder, processes, command, shown, signals)
-      else:
-        compare(config, folder, processes, command, shown, signals)
+      do: Any = train if isinstance(config, TrainJob) else compare
+      first = processes.index == 0
+      with command_line.own_folder(launch.out, launch.name, first=first) as folder:
+        do(config, folder, processes, command, shown, signals, launch.accept_data)
 
   return outcome.exit_code(PROG, program, KEPT)
 
@@ -65,7 +65,10 @@ def compile_once(run: RunConfig) -> None:
   """Keeps compiled programs on disk, for the next start and the next process."""
   if run.cache == "off":
     return
-  folder = pathlib.Path(run.cache or "~/.cache/jaxcodesign/compiled").expanduser()
+  try:
+    folder = expanded(run.cache or "~/.cache/jaxcodesign/compiled")
+  except FileNotFoundError:
+    return  # without a home folder nothing is kept, and nothing else is lost
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -77,14 +80,21 @@ def train(
   command: str,
   console: Console,
   signals: Interruption | None = None,
+  accept_data: bool = False,
 ) -> loop.Result:
-  """One training, to its end or to a signal."""
+  """One training, to its end or to a signal, in a folder that is this program's."""
   origin.check(job, folder)
-  with console.status("preparing"):
+  with progress.working(console, "reading the data, tracing the step"):
     ready = session.prepare(job, processes)
-  if processes.index == 0:
-    origin.write(job, folder, command)
-  found = loop.run(ready, folder, console=console, signals=signals)
+
+  def note() -> None:
+    if processes.index == 0:
+      origin.write(job, folder, command, ready.data)
+
+  found = loop.run(
+    ready, folder, console=console, signals=signals, accept_data=accept_data,
+    on_start=note,
+  )  # fmt: skip
   if found.status == "interrupted":
     console.print(
       f"stopped on request at step {found.step:,} of {found.steps:,}, saved; {KEPT}",
@@ -110,6 +120,7 @@ def compare(
   command: str,
   console: Console,
   signals: Interruption | None = None,
+  accept_data: bool = False,
 ) -> None:
   """Every training that has not been done yet, then the page that compares them.
 
@@ -119,9 +130,12 @@ def compare(
     FloatingPointError: If all systems do.
   """
   jobs, failed = config.jobs(), dict[str, str]()
+  data = session.content(config.job.task.load(config.job.train))
   for number, (system, seed, job) in enumerate(jobs, start=1):
     inside = folder / system.name / f"seed{seed}"
-    if system.name in failed or comparison.done(job, inside):
+    if system.name in failed:
+      continue
+    if comparison.done(job, inside, data, accept_data=accept_data):
       continue
     console.print(
       f"[{number} of {len(jobs)}] {system.name}, seed {seed}",
@@ -130,7 +144,7 @@ def compare(
     )
     command_line.run_folder(inside.parent, inside.name)
     try:
-      found = train(job, inside, processes, command, console, signals)
+      found = train(job, inside, processes, command, console, signals, accept_data)
     except FloatingPointError as error:
       failed[system.name] = f"seed {seed}: {error}"
       console.print(f"{system.name} is left out, {failed[system.name]}", markup=False)
@@ -142,7 +156,7 @@ def compare(
     raise FloatingPointError("; ".join(failed.values()))
   if processes.index == 0:
     kept = dataclasses.replace(config, systems=left)
-    with console.status("pricing"):
+    with progress.working(console, "pricing"):
       page = comparison.write(kept, folder, command, failed=failed)
     console.print(comparison.tables(folder))
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
@@ -161,7 +175,7 @@ def dry_run(config: TrainJob | Comparison, console: Console) -> None:
       there = session.prepare(job, Processes(0, 1), chips, loaded=loaded)
       return there.step, there.state, session.batch_shapes(there)
 
-    with console.status(f"compiling {name}"):
+    with progress.working(console, f"compiling {name or 'the step'}"):
       told = preview.preview(
         ready.step,
         ready.state,

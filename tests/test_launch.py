@@ -117,15 +117,13 @@ def test_a_checkpoint_with_nan_is_refused(tmp_path, capsys):
   from jaxcodesign.experiments import codesign as stages
   from jaxcodesign.runs import command_line
   from jaxcodesign.runs.disk import saved
-  from jaxcodesign.runs.fingerprint import fingerprint
 
   config = command_line.load(CONFIG).smoke()
   params = stages.initial(config, image_sets.check(config.data.load()))
   params["dense1"]["kernel"] = np.full_like(params["dense1"]["kernel"], np.nan)
   folder = tmp_path / "fashion_codesign_smoke"
   folder.mkdir()
-  mark = fingerprint(config.data, config.model, config.train)
-  record = {"fingerprint": mark, "accuracy": 0.5, "history": []}
+  record = {"fingerprint": stages.mark_of(config), "accuracy": 0.5, "history": []}
   saved.save(folder / "checkpoint", params, record)
   code, _, err = run(CONFIG, "--smoke", "--out", str(tmp_path), capsys=capsys)
   assert code == 1 and "dense1/kernel" in err and "NaN" in err

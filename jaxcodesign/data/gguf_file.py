@@ -8,6 +8,8 @@ import contextlib
 import pathlib
 from typing import Any
 
+from jaxcodesign.data.cache import expanded
+
 
 @contextlib.contextmanager
 def reading(path: str | pathlib.Path) -> Iterator[Any]:
@@ -18,7 +20,7 @@ def reading(path: str | pathlib.Path) -> Iterator[Any]:
     ImportError: If the packages are missing.
     ValueError: If the file is no GGUF file of a llama with a byte-level BPE.
   """
-  path = pathlib.Path(path).expanduser()
+  path = expanded(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"no model {path}: put the GGUF file there, name another with --network.model, "
@@ -32,9 +34,14 @@ def reading(path: str | pathlib.Path) -> Iterator[Any]:
     ) from error
   try:
     yield gguf.GGUFReader(path)
-  except (ValueError, KeyError, IndexError) as error:
+  except (ImportError, OSError):
+    raise
+  # The reader takes sizes, kinds and offsets as the file has them: a damaged one makes
+  # numpy and Python raise whatever they have.
+  except Exception as error:
     raise ValueError(
-      f"{path} is no GGUF file of a llama that can be read ({error}); fetch it again"
+      f"{path} is no GGUF file of a llama that can be read "
+      f"({type(error).__name__}: {error}); fetch it again"
     ) from error
 
 

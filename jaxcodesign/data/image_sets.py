@@ -12,10 +12,13 @@ import importlib.resources
 import math
 import pathlib
 import struct
-import zipfile
 import zlib
 
 import numpy as np
+
+from jaxcodesign.data import npz
+from jaxcodesign.data.cache import expanded
+from jaxcodesign.data.content import Content, digest
 
 _PUBLISHED = {
   "idx": "https://github.com/zalandoresearch/fashion-mnist (Fashion-MNIST) or "
@@ -50,6 +53,17 @@ class Images:
     _, height, width, channels = self.train_images.shape
     return height, width, channels
 
+  def content(self) -> Content:
+    """What the images and labels are, see `data.content`."""
+    train, test = (
+      {"examples": len(x), "digest": digest(x, y)}
+      for x, y in (
+        (self.train_images, self.train_labels),
+        (self.test_images, self.test_labels),
+      )
+    )
+    return {"train": train, "test": test}
+
 
 @dataclasses.dataclass(frozen=True)
 class FashionMnistMini:
@@ -69,14 +83,11 @@ class FashionMnistMini:
           f"{path} is missing: the installation of jaxcodesign is incomplete; "
           "install it again"
         )
-      try:
-        with np.load(path) as arrays:
-          train = arrays["train_images"], arrays["train_labels"]
-          test = arrays["test_images"], arrays["test_labels"]
-      except (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-          f"{path} is damaged ({error}); install jaxcodesign again"
-        ) from error
+      ndims = {"train_images": 3, "train_labels": 1, "test_images": 3, "test_labels": 1}
+      arrays = npz.read(path, ndims, way_out="install jaxcodesign again")
+    train, test = (
+      (arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")
+    )
     return _images(train, test, "fashion_mnist_mini", 10)
 
 
@@ -104,7 +115,7 @@ class Idx:
       FileNotFoundError: naming the first file that is missing.
       ValueError: naming the file that is damaged or disagrees with another.
     """
-    folder = pathlib.Path(self.directory).expanduser()
+    folder = expanded(self.directory)
     train, test = self._read(folder, "train"), self._read(folder, "t10k")
     return _images(train, test, self.name, self.classes)
 
@@ -136,7 +147,7 @@ class Cifar10:
       FileNotFoundError: naming the first file that is missing.
       ValueError: naming the file that is damaged.
     """
-    folder = pathlib.Path(self.directory).expanduser()
+    folder = expanded(self.directory)
     batches = [self._read(folder / f"data_batch_{i}.bin") for i in range(1, 6)]
     images, labels = (np.concatenate(parts) for parts in zip(*batches))
     return _images(
@@ -253,6 +264,8 @@ def _read_idx(
     )
   shape = struct.unpack(f">{ndim}I", content[4:header])
   expected = header + math.prod(shape)
+  if 0 in shape:
+    raise ValueError(f"{path} holds nothing: its header says {shape}; {way_out}")
   if len(content) != expected:
     raise ValueError(
       f"{path} has {len(content)} bytes, but its header {shape} asks for {expected}; "

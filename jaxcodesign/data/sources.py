@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxcodesign.data import augment as augmenting
+from jaxcodesign.data.content import digest
 
 _PADDING = 4  # pixels by which a crop may move
 
@@ -48,6 +49,13 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a batch; reads nothing."""
+
+  @abc.abstractmethod
+  def content(self) -> dict[str, int | str]:
+    """{"examples": how many, "digest": of what they are}, see `data.content`.
+
+    Equal for equal examples, however they are augmented and wherever they lie.
+    """
 
 
 class ImageSource(Source):
@@ -113,6 +121,9 @@ class ImageSource(Source):
       "label": jax.ShapeDtypeStruct((batch_size,), np.int32),
     }
 
+  def content(self) -> dict[str, int | str]:
+    return {"examples": len(self), "digest": digest(self.images, self.labels)}
+
 
 class TokenSource(Source):
   """Windows of a text: {"tokens": [B, T + 1] int32}.
@@ -155,3 +166,6 @@ class TokenSource(Source):
 
   def shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {"tokens": jax.ShapeDtypeStruct((batch_size, self.length + 1), np.int32)}
+
+  def content(self) -> dict[str, int | str]:
+    return {"examples": len(self), "digest": digest(self.tokens)}

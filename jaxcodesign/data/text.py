@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from jaxcodesign.data import gguf_file
+from jaxcodesign.data.cache import expanded
 
 
 def tokens_of(
@@ -30,7 +31,7 @@ def tokens_of(
     ValueError: If a file is empty or not UTF-8 where a tokenizer needs it, or the
       vocabulary too small.
   """
-  path = pathlib.Path(path).expanduser()
+  path = expanded(path)
   files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
   if not files or not files[0].is_file():
     raise FileNotFoundError(f"no text in {path}: name a text file or a folder of .txt")

@@ -25,6 +25,7 @@ from jaxcodesign.models.classifier import Classifier, Params
 from jaxcodesign.programs import precision
 from jaxcodesign.programs.precision import Rule
 from jaxcodesign.programs.workload import Workload, trace
+from jaxcodesign.runs import origin
 from jaxcodesign.runs.fingerprint import fingerprint
 from jaxcodesign.runs.job import RunConfig
 from jaxcodesign.runs.mesh import MeshConfig
@@ -107,6 +108,7 @@ def train(
   folder: pathlib.Path,
   *,
   console: Console | None = None,
+  accept_data: bool = False,
 ) -> Trained:
   """Trains the model, or takes it from the checkpoint of an equal training.
 
@@ -115,6 +117,7 @@ def train(
     images: What `config.data` loads.
     folder: Of the run; the checkpoint is `folder / "checkpoint"`.
     console: Where progress is shown; None shows none.
+    accept_data: Whether a checkpoint of other images will do.
 
   Raises: As `networks.obtain`.
   """
@@ -126,6 +129,7 @@ def train(
     folder / "checkpoint",
     mark_of(config),
     run=config.run,
+    accept_data=accept_data,
   )
   return networks.obtain(job, console=console)
 
@@ -147,6 +151,7 @@ def tune(
   folder: pathlib.Path,
   *,
   console: Console | None = None,
+  accept_data: bool = False,
 ) -> Trained:
   """Trains the trained model on, or takes the result of an equal fine-tuning.
 
@@ -157,13 +162,16 @@ def tune(
   teacher = Teacher(config.model.forward, trained.params)
   target = folder / "tuned" / mark
   job = networks.Job(
-    config.model, trained.params, images, how, target, mark, teacher, config.run
-  )
+    config.model, trained.params, images, how, target, mark, teacher, config.run,
+    accept_data,
+  )  # fmt: skip
   return networks.obtain(job, console=console)
 
 
 def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
-  """Fingerprint of a training: data, model, how, and what its teachers weigh.
+  """Fingerprint of a training: data, model, how, teachers, options of jax.
+
+  Where the data come from counts; what they are stands in the checkpoint itself.
 
   Raises:
     FileNotFoundError: If the checkpoint of a teacher is missing.
@@ -171,7 +179,8 @@ def mark_of(config: CodesignConfig, *tunings: TrainConfig) -> str:
   """
   how = (config.train, *tunings)
   teachers = [t.distill.digest() for t in how if t.distill is not None]
-  return fingerprint(config.data, config.model, *how, *filter(None, teachers))
+  where = (config.data, config.model, *how, *filter(None, teachers))
+  return fingerprint(*where, origin.numbers())
 
 
 def initial(config: CodesignConfig, images: image_sets.Images) -> Params:

@@ -7,11 +7,11 @@ one a run of its own. What is compared is read back from these.
 """
 
 from collections.abc import Mapping, Sequence
-import io
 import json
 import pathlib
 import statistics
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 from matplotlib.figure import Figure
@@ -19,6 +19,8 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from jaxcodesign.data import content
+from jaxcodesign.data.content import Content
 from jaxcodesign.experiments import to_accuracy, train_report
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.experiments.to_accuracy import Price
@@ -52,14 +54,34 @@ class Run(NamedTuple):
   folder: pathlib.Path
 
 
-def done(job: TrainJob, folder: pathlib.Path) -> bool:
-  """Whether `folder` holds this training, ended and reported.
+def done(
+  job: TrainJob, folder: pathlib.Path, data: Content, *, accept_data: bool = False
+) -> bool:
+  """Whether `folder` holds this training, ended and reported, every file whole.
+
+  Args:
+    job: The training.
+    folder: Of the run.
+    data: What its examples are now.
+    accept_data: Whether a run on other ones will do.
 
   Raises:
-    ValueError: If it holds a run of another config.
+    ValueError: If it holds a run of another config or on other data.
   """
   ended = (folder / loop.FINAL).is_file() and (folder / "report.json").is_file()
-  return origin.check(job, folder) and ended
+  if not origin.check(job, folder) or not ended:
+    return False
+  try:
+    final = files.read_json(folder / loop.FINAL, way_out="it is written again")
+    train_report.read(folder)
+    if (folder / train_report.TELEMETRY).is_file():
+      train_report.read_telemetry(folder)
+    known = final.get("data") if isinstance(final, dict) else None
+  except ValueError as error:
+    warnings.warn(f"the run goes on from its last checkpoint: {error}", stacklevel=2)
+    return False
+  content.check(known, data, folder, accept=accept_data)
+  return True
 
 
 def write(
@@ -138,7 +160,7 @@ def tables(folder: pathlib.Path) -> Group:
 
 def _read(system: System, seed: int, folder: pathlib.Path) -> Run:
   inside = folder / system.name / f"seed{seed}"
-  return Run(system, seed, json.loads((inside / "report.json").read_text()), inside)
+  return Run(system, seed, train_report.read(inside), inside)
 
 
 def _system(system: System, runs: Sequence[Run]) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def _prices(config: Comparison, runs: Sequence[Run]) -> to_accuracy.Prices:
     system = run.system.hardware
     assert system is not None
     if system.adaptive:
-      price = _moving(work, system, run.folder / "telemetry.npz")
+      price = _moving(work, system, run.folder)
     else:
       cost = iteration.iteration(work, system)
       price = Price(float(cost.time_s), float(cost.energy_j))
@@ -192,9 +214,9 @@ def workload(job: TrainJob) -> Workload:
   return trace(gradient)(params, batch)
 
 
-def _moving(work: Workload, system: NumberSystem, path: pathlib.Path) -> Price:
+def _moving(work: Workload, system: NumberSystem, folder: pathlib.Path) -> Price:
   """Prices of each share of a run, from what its products ran at."""
-  found = np.load(io.BytesIO(path.read_bytes()))
+  found = train_report.read_telemetry(folder)
   steps = found["steps"]
   made = (steps > 0) & np.isfinite(found["bits"][:, :, 0]).all(1)
   names = tuple(str(name) for name in found["names"])
@@ -213,11 +235,10 @@ def _moving(work: Workload, system: NumberSystem, path: pathlib.Path) -> Price:
 
 def _draw(config: Comparison, runs: Sequence[Run]) -> dict[str, Figure]:
   drawn = {"accuracy": training.scores(_scores(config, runs))}
-  adaptive = [r for r in runs if (r.folder / "telemetry.npz").is_file()]
+  adaptive = [r for r in runs if (r.folder / train_report.TELEMETRY).is_file()]
   chosen = [r for r in adaptive if r.system.hardware is not None] or adaptive
   if chosen:
-    path = chosen[0].folder / "telemetry.npz"
-    found = np.load(io.BytesIO(path.read_bytes()))
+    found = train_report.read_telemetry(chosen[0].folder)
     names = [str(name) for name in found["names"]]
     drawn["precision"] = training.precision_map(
       found["bits"], names, int(found["steps"].sum())

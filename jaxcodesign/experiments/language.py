@@ -8,14 +8,13 @@ reference is the model as the file has it, dequantized to float32.
 from collections.abc import Callable
 import dataclasses
 import functools
-import pathlib
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcodesign.data.cache import cache
+from jaxcodesign.data.cache import cache, expanded
 from jaxcodesign.experiments.codesign import Variant
 from jaxcodesign.models import gguf, llama
 from jaxcodesign.models.llama import Shape
@@ -83,7 +82,7 @@ class Speeches:
     """
     file = self.model or cache() / "smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf"
     found = gguf.read(file)
-    folder = pathlib.Path(self.directory or cache() / "sotu").expanduser()
+    folder = expanded(self.directory or cache() / "sotu")
     texts = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.txt"))
     if not texts:
       raise FileNotFoundError(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from jaxcodesign import tree
-from jaxcodesign.data import image_sets
+from jaxcodesign.data import content, image_sets
 from jaxcodesign.numerics.sparsity import masks as masking
 from jaxcodesign.numerics.sparsity.column_combining import Groups
 from jaxcodesign.runs import fitting, origin
@@ -61,9 +61,10 @@ class Job(NamedTuple):
     images: What it learns.
     config: How.
     target: Folder of the checkpoint.
-    mark: Fingerprint of all that decides the result.
+    mark: Fingerprint of all that decides the result but the images.
     teacher: See `fitting.fit`.
     run: Devices, threads and checkpoints.
+    accept_data: Whether a checkpoint of other images will do.
   """
 
   model: Any
@@ -74,6 +75,7 @@ class Job(NamedTuple):
   mark: str
   teacher: Teacher | None = None
   run: RunConfig | None = None
+  accept_data: bool = False
 
 
 def obtain(job: Job, *, console: Console | None = None) -> Trained:
@@ -87,7 +89,8 @@ def obtain(job: Job, *, console: Console | None = None) -> Trained:
     console: See `fitting.fit`.
 
   Raises:
-    ValueError: If the checkpoint is damaged, or its parameters are not finite.
+    ValueError: If the checkpoint is damaged or of other images, or its parameters are
+      not finite.
     OSError: If the checkpoint cannot be written.
     fitting.Interrupted: If a signal asked for an end.
   """
@@ -95,6 +98,9 @@ def obtain(job: Job, *, console: Console | None = None) -> Trained:
   found = saved.restore(job.target, job.start, fingerprint=job.mark)
   if found is not None:
     params, record = found
+    content.check(
+      record.get("data"), job.images.content(), job.target, accept=job.accept_data
+    )
     tree.check_finite(params, f"{job.target}: the checkpoint")
     history = tuple(Epoch(**epoch) for epoch in record["history"])
     groups = combining.groups_of(record)
@@ -107,13 +113,14 @@ def obtain(job: Job, *, console: Console | None = None) -> Trained:
     job.config,
     teacher=job.teacher,
     run=job.run,
-    keep=fitting.Keep(states, job.mark),
+    keep=fitting.Keep(states, job.mark, job.accept_data),
     console=console,
   )
   tree.check_finite(params, "the trained model")
   accuracy = history[-1].test_accuracy
   record = {
     "fingerprint": job.mark,
+    "data": job.images.content(),
     "accuracy": accuracy,
     "history": [epoch._asdict() for epoch in history],
     "versions": origin.versions(),

@@ -21,6 +21,7 @@ from jaxcodesign.experiments import page
 from jaxcodesign.experiments.schema import SCHEMA, VERSION, validate
 from jaxcodesign.figures import canvas, designs, findings, packing
 from jaxcodesign.figures.findings import pareto
+from jaxcodesign.runs.disk import files
 
 __all__ = [
   "SCHEMA",
@@ -49,11 +50,11 @@ def write(result: Mapping[str, Any], folder: str | os.PathLike[str]) -> pathlib.
   validate(result)
   folder = pathlib.Path(folder)
   drawn = draw(result)
-  files = {f"figures/{name}.png": canvas.png(fig) for name, fig in drawn.items()}
+  contents = {f"figures/{name}.png": canvas.png(fig) for name, fig in drawn.items()}
   text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-  files["report.json"] = f"{text}\n".encode()
-  files["report.html"] = page.render(result, drawn).encode()
-  for name, content in files.items():
+  contents["report.json"] = f"{text}\n".encode()
+  contents["report.html"] = page.render(result, drawn).encode()
+  for name, content in contents.items():
     _replace(folder / name, content)
   for name in {"sensitivities", "training", "packing", "storage"} - drawn.keys():
     (folder / f"figures/{name}.png").unlink(missing_ok=True)  # of an earlier run
@@ -130,9 +131,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError: The file is no JSON or no result; the message names it.
   """
   try:
-    result = json.loads(pathlib.Path(path).read_text("utf-8"))
+    result = files.strict_json(pathlib.Path(path).read_bytes())
     validate(result)
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not a report of this version: {error}") from error
   return result
 

@@ -13,16 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
 import time
 from typing import Any, NamedTuple, Protocol
 
+import jax
+
+from jaxcodesign import tree
+from jaxcodesign.data import content
 from jaxcodesign.experiments.codesign import REFERENCE, Variant
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.numerics.formats.format import Format
 from jaxcodesign.numerics.formats.term_budget import Terms
 from jaxcodesign.programs.policy import assign
 from jaxcodesign.programs.workload import Gemm, Workload
+from jaxcodesign.runs import origin
 from jaxcodesign.runs.disk import files
 
 
@@ -102,17 +108,21 @@ def measure(
     on_start: Called with the name of a variant before it is measured.
 
   Raises:
-    ValueError: If a rule of a variant decides no product.
+    ValueError: If a rule of a variant decides no product, or a number that was read is
+      not finite.
     OSError: If a row cannot be written.
   """
   loaded = config.network.load()
+  tree.check_finite(loaded, "what the network and its data are read from")
+  read = content.digest(*jax.tree.leaves(loaded))
   work = config.network.workload(loaded)
   for variant in (Variant(REFERENCE, ()), *config.variants):
     assign(variant.policy, work.gemms)  # refuses an idle rule before any work
   (folder / "rows").mkdir(parents=True, exist_ok=True)
   for variant in (Variant(REFERENCE, ()), *config.variants):
     nameless = dataclasses.replace(variant, name="")
-    mark = hashlib.sha256(repr((config.network, nameless)).encode()).hexdigest()
+    decisive = repr((config.network, nameless, read, origin.numbers()))
+    mark = hashlib.sha256(decisive.encode()).hexdigest()
     path = folder / "rows" / f"{mark[:16]}.json"
     known = _read(path, mark)
     if known is None:
@@ -135,9 +145,11 @@ def measure(
 
 def _read(path: pathlib.Path, mark: str) -> dict[str, Any] | None:
   try:
-    found = json.loads(path.read_text())
-    return found if found["mark"] == mark and found["score"] >= 0 else None
-  except (OSError, ValueError, KeyError, TypeError):
+    found = files.strict_json(path.read_bytes())
+    numbers = float(found["score"]), float(found["seconds"])
+    whole = found["mark"] == mark and min(numbers) >= 0 and max(numbers) < math.inf
+    return found if whole else None
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return None  # absent or damaged: measured again
 
 

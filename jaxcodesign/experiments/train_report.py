@@ -17,15 +17,19 @@ import jax
 from matplotlib.figure import Figure
 import numpy as np
 
+from jaxcodesign.data import npz
 from jaxcodesign.figures import canvas, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, table, text
-from jaxcodesign.runs import metrics, origin
+from jaxcodesign.runs import board, metrics, origin
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.loop import Result
 from jaxcodesign.runs.session import Session
 from jaxcodesign.training import fast_method
 from jaxcodesign.training.fast_method import FastMethod
 from jaxcodesign.training.rounded import describe
+
+TELEMETRY = "telemetry.npz"
+_AGAIN = "delete it, and the run's last checkpoint reports again"
 
 
 def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path:
@@ -40,18 +44,78 @@ def write(session: Session, found: Result, folder: pathlib.Path) -> pathlib.Path
   for method, kept in zip(session.functions.methods, found.state.kept):
     drawn |= method.pictures(kept, found.step)
     if isinstance(method, FastMethod):
-      _write_telemetry(folder / "telemetry.npz", method, kept, found.step)
+      _write_telemetry(folder / TELEMETRY, method, kept, found.step)
   (folder / "figures").mkdir(exist_ok=True)
   # The page first: a picture for paper gets a white ground.
   page = render(result, drawn)
   if session.job.run.tensorboard:
-    metrics.show(folder, found.step, drawn)
+    board.show(folder / metrics.BOARD, found.step, drawn)
   for name, figure in drawn.items():
     files.write_atomically(folder / "figures" / f"{name}.png", canvas.png(figure))
   path = folder / "report.json"
   files.write_atomically(path, json.dumps(result, indent=2, allow_nan=False))
   files.write_atomically(folder / "report.html", page)
   return folder / "report.html"
+
+
+_KINDS = {
+  "precision": str,
+  "test_accuracy": int | float,
+  "passes_share": int | float | None,
+  "curve": list,
+  "origin": list,
+}
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+  """The report.json of a run.
+
+  Raises:
+    OSError: If it cannot be opened.
+    ValueError: If it is damaged, with its name and the place.
+  """
+  path = folder / "report.json"
+  found = files.read_json(path, way_out=_AGAIN)
+  where = next(
+    (
+      name
+      for name, kind in _KINDS.items()
+      if not isinstance(found, dict) or not isinstance(found.get(name, ...), kind)
+    ),
+    None,
+  )
+  if where is None and not all(map(_is_point, found["curve"])):
+    where = "curve"
+  if where is None and not all(isinstance(start, dict) for start in found["origin"]):
+    where = "origin"
+  if where is not None:
+    raise ValueError(f"{path} is damaged (at {where}); {_AGAIN}")
+  return found
+
+
+def _is_point(row: Any) -> bool:
+  numbers = ("step", "test_accuracy")
+  return isinstance(row, dict) and all(
+    isinstance(row.get(name), int | float) for name in numbers
+  )
+
+
+def read_telemetry(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """What `write` kept of FAST: "bits" and "passes" [T, P, 3], "names" [P], "steps" [T].
+
+  Raises:
+    OSError: If it cannot be opened.
+    ValueError: If it is damaged, with its name.
+  """
+  path = folder / TELEMETRY
+  wanted = {"bits": 3, "passes": 3, "names": 1, "steps": 1}
+  found = npz.read(path, wanted, way_out=_AGAIN)
+  shape = (len(found["steps"]), len(found["names"]), 3)
+  shapes = {found["bits"].shape, found["passes"].shape}
+  kinds = "".join(found[name].dtype.kind for name in wanted)
+  if shapes != {shape} or kinds != "ffUi":
+    raise ValueError(f"{path} is damaged (shapes {shapes}, {shape}); {_AGAIN}")
+  return found
 
 
 def _write_telemetry(

@@ -8,11 +8,14 @@ bnI/{gamma,beta,moving_mean,moving_variance} and denseI/{kernel,bias}.
 
 import itertools
 import pathlib
-import zipfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxcodesign import tree
+from jaxcodesign.data import npz
+from jaxcodesign.data.cache import expanded
 
 _EPSILON = 1e-3  # of batch normalization
 _POOLED = (1, 3)  # convolutions with a pool behind them
@@ -68,25 +71,21 @@ def read_weights(path: str | pathlib.Path) -> Params:
 
   Raises:
     FileNotFoundError: Naming the file.
-    ValueError: If it is damaged, or of another network.
+    ValueError: If it is damaged, of another network, or holds a NaN or an infinity.
   """
-  path = pathlib.Path(path).expanduser()
+  path = expanded(path)
   if not path.is_file():
     raise FileNotFoundError(
       f"no weights {path}: put the network's weights.npz there, name another file with "
       "--network.weights, or set $JAXCODESIGN_DATA to the folder of all data"
     )
-  try:
-    with np.load(path) as arrays:
-      flat = {name: jnp.asarray(arrays[name]) for name in arrays}
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
   params: Params = {}
-  for name, leaf in flat.items():
-    layer, _, part = name.partition("/")
-    params.setdefault(layer, {})[part] = leaf
   try:
+    for name, leaf in npz.read(path).items():
+      layer, _, part = name.partition("/")
+      params.setdefault(layer, {})[part] = jnp.asarray(leaf)
     jax.eval_shape(apply, params, jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f"{path} holds another network: {error}") from error
+  tree.check_finite(params, str(path))
   return params

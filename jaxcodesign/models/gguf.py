@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcodesign import tree
 from jaxcodesign.data import gguf_file
 from jaxcodesign.models.llama import Shape
 
@@ -54,4 +55,5 @@ def read(path: str | pathlib.Path) -> Model:
       "norm": jnp.asarray(weight("output_norm")),
       "blocks": {ours: stacked(theirs) for ours, theirs in _NAMES.items()},
     }
+    tree.check_finite(params, "its weights")
     return Model(shape, params, gguf_file.tokenizer(reader))

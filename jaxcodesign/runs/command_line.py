@@ -5,7 +5,8 @@ that return frozen dataclasses of real objects. Nothing is registered and nothin
 looked up by name.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -17,8 +18,10 @@ import traceback
 import types
 from typing import Any
 
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.runs import overrides
 from jaxcodesign.runs.disk import files
+from jaxcodesign.runs.disk.lock import FolderLock
 from jaxcodesign.runs.overrides import ConfigError
 
 
@@ -34,6 +37,7 @@ class Launch:
     out: Folder of all runs.
     dry_run: Compile and print costs, run no step.
     smoke: Whether `smoke()` was asked for.
+    accept_data: Whether a run may go on although its data have changed.
   """
 
   config: Any
@@ -42,6 +46,7 @@ class Launch:
   out: pathlib.Path
   dry_run: bool
   smoke: bool
+  accept_data: bool = False
 
 
 def load(
@@ -72,8 +77,11 @@ def load(
   # Dataclasses look their module up by name while they are made.
   sys.modules[spec.name] = module
   # Compiled here: nothing is written beside the config, and no stale bytecode is read.
-  run = lambda: exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
-  _run(path, run)
+  # Under -OO as under -O: its docstring is what --help shows.
+  code = lambda: compile(
+    path.read_bytes(), str(path), "exec", optimize=min(sys.flags.optimize, 1)
+  )
+  _run(path, lambda: exec(code(), vars(module)))
   for name in ("config", "smoke"):
     if not inspect.isfunction(getattr(module, name, None)):
       raise ConfigError(f"{path} has no function {name}(){_choices(path.parent)}")
@@ -122,7 +130,8 @@ def parse(
     print(f"{prog}: {error}", file=sys.stderr)
     raise SystemExit(2) from error
   name = f"{path.stem}_smoke" if smoke else path.stem
-  return Launch(value, name, path, flags.out.expanduser(), flags.dry_run, smoke)
+  out = expanded(flags.out)
+  return Launch(value, name, path, out, flags.dry_run, smoke, flags.accept_data)
 
 
 def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
@@ -133,7 +142,7 @@ def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
   Raises:
     OSError: naming the folder, the reason and the way out.
   """
-  folder = pathlib.Path(base).expanduser() / name
+  folder = expanded(base) / name
   try:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -144,6 +153,39 @@ def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
   return folder
 
 
+@contextlib.contextmanager
+def own_folder(
+  base: str | pathlib.Path, name: str, *, first: bool = True
+) -> Iterator[pathlib.Path]:
+  """The folder of a run, this program's alone while the context is open.
+
+  Nothing in it is touched before it is: a second run is refused as it would be without
+  the folder. Folders that were made and stay empty are removed again.
+
+  Args:
+    base: Folder of all runs.
+    name: Of the run.
+    first: Whether this is the one process of the run that keeps others out.
+
+  Raises:
+    OSError: As `run_folder`, or if another run that lives has it open.
+  """
+  missing = [f for f in (expanded(base),) if not f.exists()]
+  folder = run_folder(base, name)
+  if not first:
+    yield folder
+    return
+  lock = FolderLock(folder)
+  try:
+    yield folder
+  finally:
+    lock.release()
+    inside = sorted((f for f in folder.rglob("*") if f.is_dir()), reverse=True)
+    for empty in (*inside, folder, *missing):
+      with contextlib.suppress(OSError):
+        empty.rmdir()
+
+
 @dataclasses.dataclass(frozen=True)
 class _Flags:
   """The options of every program."""
@@ -152,6 +194,8 @@ class _Flags:
   """Take the file's smoke() instead of its config(): small, done in seconds."""
   dry_run: bool = False
   """Compile, print memory and cost, run no step."""
+  accept_data: bool = False
+  """Go on with a run although its data are not those that it was trained on so far."""
   out: pathlib.Path = pathlib.Path("runs")
   """Folder of all runs; this one writes into a folder of its name."""
 

@@ -47,11 +47,13 @@ class Keep(NamedTuple):
 
   Attributes:
     folder: Of the checkpoints, made if absent.
-    mark: Fingerprint of all that decides the result.
+    mark: Fingerprint of all that decides the result but the images.
+    accept_data: Whether to go on from a checkpoint of other images.
   """
 
   folder: pathlib.Path
   mark: str
+  accept_data: bool = False
 
 
 class Interrupted(RuntimeError):
@@ -101,16 +103,19 @@ def fit(
 
   Raises:
     ValueError: If the training set is smaller than a batch, a schedule of a method is
-      not over when training is, or a teacher is missing or knows other classes.
+      not over when training is, a teacher is missing or knows other classes, or the
+      checkpoint is of other images.
     FloatingPointError: At the first loss that is not finite, naming the step and the
       suspected tensor.
     Interrupted: If a signal asked for an end.
     OSError: If the folder cannot be written.
   """
-  folder, mark = keep or (None, "")
+  folder, mark, accept = keep or (None, "", False)
   ready = prepare(model, params, images, config, teacher=teacher, run=run, mark=mark)
   console = console or Console(quiet=True)
-  found = loop.run(ready, folder, console=console, metrics_too=False)
+  found = loop.run(
+    ready, folder, console=console, metrics_too=False, accept_data=accept
+  )
   if found.status == "interrupted":
     raise Interrupted(f"stopped on request at step {found.step:,} of {found.steps:,}")
   groups = {}

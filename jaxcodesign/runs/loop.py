@@ -6,6 +6,7 @@ What is saved has been seen to be finite. Without a folder the same loop runs in
 nothing is written, and nothing else differs.
 """
 
+from collections.abc import Callable
 import contextlib
 import json
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 from rich.console import Console
 
+from jaxcodesign.data.content import Content
 from jaxcodesign.runs import metrics, progress
 from jaxcodesign.runs import session as sessions
 from jaxcodesign.runs.disk import files
@@ -68,6 +70,8 @@ def run(
   console: Console,
   signals: Interruption | None = None,
   metrics_too: bool = True,
+  accept_data: bool = False,
+  on_start: Callable[[], None] = lambda: None,
 ) -> Result:
   """Trains from where the checkpoints of `folder` are, or from the start.
 
@@ -79,10 +83,12 @@ def run(
     signals: Of the program, entered; None: with a folder SIGTERM and SIGINT are
       requests to stop while steps are made, else they are what they always are.
     metrics_too: Whether the folder gets numbers and pictures besides checkpoints.
+    accept_data: Whether to go on from a checkpoint of other data.
+    on_start: Called once nothing in the folder refuses this run, before its first step.
 
   Raises:
-    ValueError: If the folder holds a run of another config, or no checkpoint that is
-      whole.
+    ValueError: If the folder holds a run of another config or, unless accepted, of
+      other data, no checkpoint that is whole, or one from after the run's end.
     FloatingPointError: At the first loss or gradient that is not finite, naming the
       step, the suspected tensor and the last good checkpoint.
     OSError: If the disk is full; the previous checkpoint is whole.
@@ -91,8 +97,9 @@ def run(
   with contextlib.ExitStack() as stack:
     checkpoints, state, at = None, None, Position()
     if folder is not None:
-      checkpoints = stack.enter_context(_checkpoints(session, folder))
+      checkpoints = stack.enter_context(_checkpoints(session, folder, accept_data))
       state, at = _restored(session, checkpoints, console)
+    on_start()
     board = None
     if folder is not None and metrics_too and session.processes.index == 0:
       board = stack.enter_context(
@@ -112,25 +119,28 @@ def run(
     time.perf_counter() - began, state, tuple(at.history), tuple(at.memories),
   )  # fmt: skip
   if board is not None and folder is not None and status != "interrupted":
-    _write_final(found, folder)
+    _write_final(found, session.data, folder)
   return found
 
 
-def _checkpoints(session: Session, folder: pathlib.Path) -> Checkpoints:
+def _checkpoints(session: Session, folder: pathlib.Path, accept: bool) -> Checkpoints:
   how = session.job.run
   return Checkpoints(
     folder / "checkpoints",
     fingerprint=session.fingerprint,
+    data=session.data,
+    accept_data=accept,
     keep_last=how.keep_last,
     keep_best=how.keep_best,
   )
 
 
-def _write_final(found: Result, folder: pathlib.Path) -> None:
+def _write_final(found: Result, data: Content, folder: pathlib.Path) -> None:
   plain = found._asdict()
   for name in ("state", "history", "memories"):
     del plain[name]
   plain |= {"loss": plain_number(found.loss), "score": plain_number(found.score)}
+  plain["data"] = data
   text = json.dumps(plain, indent=2, allow_nan=False)
   files.write_atomically(folder / FINAL, text + "\n")
 
@@ -141,6 +151,12 @@ def _restored(
   found = checkpoints.restore(session.state)
   if found is None:
     return None, Position()
+  if found.step > session.steps:
+    raise ValueError(
+      f"the newest checkpoint in {checkpoints.folder} is of step {found.step:,}, after "
+      f"the {session.steps:,} steps of this run: put the data back, or name another "
+      "--out"
+    )
   for words in found.refused:
     console.print(f"warning: {words}", highlight=False, soft_wrap=True)
   console.print(

@@ -12,15 +12,15 @@ import json
 import math
 import pathlib
 from typing import Any
+import warnings
 
 from matplotlib.figure import Figure
-import numpy as np
-from tensorboardX import SummaryWriter
 
+from jaxcodesign.runs.board import Board
 from jaxcodesign.runs.disk import files
 
 FILE = "metrics.jsonl"
-_BOARD = "tensorboard"
+BOARD = "tensorboard"
 
 
 class Metrics:
@@ -39,9 +39,7 @@ class Metrics:
     self._file = self._path.open("a")
     self._board = None
     if tensorboard:
-      self._board = SummaryWriter(
-        str(folder / _BOARD), purge_step=step + 1, flush_secs=30
-      )
+      self._board = Board(folder / BOARD, step, kept)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Adds a line; what is no finite number is null in it.
@@ -57,14 +55,12 @@ class Metrics:
     except OSError as error:
       raise files.cannot_write(self._path, error) from error
     if self._board is not None:
-      for name, value in values.items():
-        group = "test" if name.startswith("test_") else "train"
-        self._board.add_scalar(f"{group}/{name}", value, step)
+      self._board.write(step, {k: v for k, v in row.items() if k != "step"})
 
   def picture(self, step: int, name: str, figure: Figure) -> None:
     """Shows a figure in TensorBoard, if that is written."""
     if self._board is not None:
-      _add(self._board, step, name, figure)
+      self._board.picture(step, name, figure)
 
   def close(self) -> None:
     """Writes what is still in memory."""
@@ -73,36 +69,34 @@ class Metrics:
       self._board.close()
 
 
-def show(folder: pathlib.Path, step: int, figures: Mapping[str, Figure]) -> None:
-  """Adds the pictures of a run that has ended to its TensorBoard."""
-  # A file of its own: names of files have no more than seconds.
-  with SummaryWriter(str(folder / _BOARD), filename_suffix=".report") as board:
-    for name, figure in figures.items():
-      _add(board, step, name, figure)
-
-
-def _add(board: SummaryWriter, step: int, name: str, figure: Figure) -> None:
-  figure.set_facecolor("white")
-  figure.canvas.draw()
-  pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # pyright: ignore[reportAttributeAccessIssue]
-  board.add_image(name, pixels, step, dataformats="HWC")
-
-
 def read(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run; one that a kill cut off ends them."""
+  """The lines of a run, {"step": 120, name: number or None, ...}.
+
+  A damaged line is left out with a warning; a last one that a kill cut off, without.
+  """
   path = folder / FILE
   rows: list[dict[str, Any]] = []
   if not path.is_file():
     return rows
-  for line in path.read_text().splitlines():
+  *lines, rest = path.read_bytes().split(b"\n")
+  for number, line in enumerate([*lines, rest], start=1):
     try:
-      row = json.loads(line)
-    except ValueError:
-      break
-    if not isinstance(row, dict) or "step" not in row:
-      break
-    rows.append(row)
+      rows.append(_row(line))
+    except (ValueError, RecursionError) as error:
+      if number <= len(lines):
+        warnings.warn(f"{path}:{number} is damaged and left out: {error}", stacklevel=2)
   return rows
+
+
+def _row(line: bytes) -> dict[str, Any]:
+  """A line that is what `Metrics.write` writes."""
+  row = files.strict_json(line)
+  if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    raise ValueError("it has no step")
+  for name, value in row.items():
+    if value is not None and type(value) not in (int, float):
+      raise ValueError(f"{name} is {value!r}, no number")
+  return row
 
 
 def _number(value: Any) -> float | int | None:

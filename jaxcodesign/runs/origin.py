@@ -1,10 +1,9 @@
 """What a run's folder says about the run: its config, and where it comes from.
 
-config.json    the config as nested dicts
+config.json    the config as nested dicts, and what the data were
 origin.json    command, git revision, package versions, devices; one entry a start
 """
 
-from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
 import json
@@ -13,14 +12,20 @@ import platform
 import subprocess
 import time
 from typing import Any
+import warnings
 
 import jax
 import numpy as np
 
 from jaxcodesign import tree
+from jaxcodesign.data.content import Content, differences
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.job import TrainJob
 
+# Options of jax that change the bits of a training, of those that a release has.
+_OPTIONS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl",
+            "jax_threefry_partitionable")  # fmt: skip
+_STARTS = "origin.json"
 PACKAGES = ("jaxcodesign", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint",
             "grain", "numpy")  # fmt: skip
 
@@ -32,22 +37,32 @@ def decisive(job: TrainJob) -> dict[str, Any]:
   return found
 
 
+def numbers() -> dict[str, Any]:
+  """Options of jax in this process that decide the numbers of a run besides its config.
+
+  Under x64 the same config draws and adds other bits.
+  """
+  return {name: getattr(jax.config, name, None) for name in _OPTIONS}
+
+
 def check(job: TrainJob, folder: pathlib.Path) -> bool:
   """Whether `folder` holds a run of this config; False if it holds none.
 
   Raises:
-    ValueError: If it holds one of another config, saying what differs.
+    ValueError: If it holds one of another config or other `numbers`, saying what
+      differs.
   """
   path = folder / "config.json"
   if not path.is_file():
     return False
   try:
-    found = json.loads(path.read_text())["job"]
-  except (ValueError, KeyError, TypeError) as error:
+    found = files.strict_json(path.read_bytes())
+    lines = differences(found["job"], decisive(job))
+    lines += differences(found.get("numbers", numbers()), numbers(), "numbers")
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(
       f"{path} is damaged ({error!r}): put it back, or name another --out"
     ) from error
-  lines = differences(found, decisive(job))
   if lines:
     raise ValueError(
       f"{folder} holds a run of another config; it differs in\n  "
@@ -57,40 +72,43 @@ def check(job: TrainJob, folder: pathlib.Path) -> bool:
   return True
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-  """One line, "train.epochs: 3 -> 4", for each place where two plain configs differ."""
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    names = dict.fromkeys([*old, *new])
-    parts = [(name, old.get(name), new.get(name)) for name in names]
-  elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-    parts = [(i, *pair) for i, pair in enumerate(zip(old, new))]
-  else:
-    return [] if old == new else [f"{where or 'config'}: {old} -> {new}"]
-  return [
-    line
-    for name, a, b in parts
-    for line in differences(a, b, f"{where}.{name}" if where else str(name))
-  ]
-
-
-def write(job: TrainJob, folder: pathlib.Path, command: str) -> None:
+def write(
+  job: TrainJob, folder: pathlib.Path, command: str, data: Content | None = None
+) -> None:
   """Writes config.json, and adds this start to origin.json.
 
   Raises:
     OSError: naming the file, the reason and the way out.
   """
-  config = {"job": decisive(job), "run": plain(job.run)}
+  decided = {"job": decisive(job), "numbers": numbers(), "data": data}
+  config = decided | {"run": plain(job.run)}
   _write(folder / "config.json", config)
-  starts = origin(folder)
-  _write(folder / "origin.json", [*starts, _start(command)])
+  starts, path = origin(folder), folder / _STARTS
+  if not starts and path.is_file():
+    path.replace(path.with_suffix(".damaged"))  # a person may still read it
+  _write(path, [*starts, _start(command)])
 
 
 def origin(folder: pathlib.Path) -> list[dict[str, Any]]:
-  """Every start of the run in `folder`, the oldest first; [] if that cannot be read."""
-  try:
-    return list(json.loads((folder / "origin.json").read_text()))
-  except (OSError, ValueError, TypeError):
+  """Every start of the run in `folder`, the oldest first.
+
+  [] if there is none, with a warning if the file is damaged.
+  """
+  path = folder / _STARTS
+  if not path.is_file():
     return []
+  try:
+    found = files.read_json(path, way_out="earlier starts are not told")
+    if not isinstance(found, list) or not all(map(_is_start, found)):
+      raise ValueError(f"{path} is damaged: it is no list of starts")
+  except (OSError, ValueError) as error:
+    warnings.warn(str(error), stacklevel=2)
+    return []
+  return found
+
+
+def _is_start(found: Any) -> bool:
+  return isinstance(found, dict) and isinstance(found.get("command"), str)
 
 
 def _start(command: str) -> dict[str, Any]:

@@ -67,7 +67,8 @@ class Distributed:
       raise ValueError(f"processes, process and cpu_devices are counts in {self}")
     if self.patience_s < 1:
       raise ValueError(f"patience_s={self.patience_s} must be at least 1")
-    if self.coordinator and not self.coordinator.rpartition(":")[2].isdigit():
+    port = self.coordinator.rpartition(":")[2]
+    if self.coordinator and not (port.isdigit() and int(port) < 2**16):
       raise ValueError(f"coordinator={self.coordinator!r} is no host:port")
 
   def resolve(self, environment: Mapping[str, str]) -> "Distributed":
@@ -156,6 +157,7 @@ def initialize(config: Distributed = Distributed()) -> Processes:
 
   Raises:
     ValueError: As `Distributed.resolve`, or if a cluster does not say where to meet.
+    OSError: If the coordinator's port is in use.
     RuntimeError: If jax has devices already.
   """
   config = config.resolve(os.environ)
@@ -163,6 +165,8 @@ def initialize(config: Distributed = Distributed()) -> Processes:
     require_devices(config.cpu_devices)
   if config.processes == 1 or not (config.coordinator or cluster(os.environ)):
     return Processes()
+  if config.coordinator and config.process == 0:
+    _check_port(config.coordinator)
   _set("jax_cpu_collectives_implementation", "gloo")
   _set("jax_enable_preemption_service", False)
   _meet(config)
@@ -262,6 +266,23 @@ def _meet(config: Distributed) -> None:
     ) from error
   finally:
     late.cancel()
+
+
+def _check_port(coordinator: str) -> None:
+  """Refuses a port that process 0 cannot listen on.
+
+  jax would share it with another coordinator, or end the process by SIGSEGV.
+  """
+  port = int(coordinator.rpartition(":")[2])
+  dual = socket.has_dualstack_ipv6()
+  family = socket.AF_INET6 if dual else socket.AF_INET
+  try:
+    socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+  except OSError as error:
+    raise OSError(
+      f"process 0 cannot listen on port {port} of coordinator={coordinator} ({error}): "
+      "end what listens there, an earlier run perhaps, or choose another port"
+    ) from error
 
 
 def _connect(config: Distributed, index: int, count: int) -> peers.Peers:

@@ -1,13 +1,16 @@
 """The progress of training on a terminal, and one line an epoch everywhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import time
 from typing import NamedTuple, Protocol
 
 import rich.console
 import rich.progress
 
 from jaxcodesign.runs.position import Epoch, Position
+
+QUIET_S = 20.0  # without a line, where there is no terminal
 
 
 class StepTold(NamedTuple):
@@ -29,16 +32,56 @@ class Progress(Protocol):
     """Prints the line of an evaluation."""
 
 
-class _Lines:
-  """Where there is no terminal: nothing moves, each epoch is one line."""
+@contextlib.contextmanager
+def working(
+  console: rich.console.Console, what: str
+) -> Iterator[Callable[[str], None]]:
+  """Says what a program is at, on a terminal until it is done, else in a line.
+
+  Yields:
+    What says that it is at something else now; elsewhere than on a terminal it may wait
+    until QUIET_S have passed since the last line.
+  """
+  if console.is_terminal:
+    with console.status(what) as status:
+      yield status.update
+    return
+  said = _Seldom(console)
+  said(what, now=True)
+  yield said
+
+
+class _Seldom:
+  """Lines of which one is printed each QUIET_S at most."""
 
   def __init__(self, console: rich.console.Console):
-    self._console = console
+    self._console, self._last = console, time.monotonic()
+
+  def __call__(self, line: str, *, now: bool = False) -> None:
+    if now or time.monotonic() - self._last > QUIET_S:
+      self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+      self.reset()
+
+  def reset(self) -> None:
+    """Something else was printed."""
+    self._last = time.monotonic()
+
+
+class _Lines:
+  """Where there is no terminal: nothing moves, each epoch is one line.
+
+  Whoever waits longer than QUIET_S for it is told the step.
+  """
+
+  def __init__(self, console: rich.console.Console):
+    self._console, self._between = console, _Seldom(console)
 
   def on_step(self, step: StepTold) -> None:
-    """Says nothing: a log is no place for a bar."""
+    """A line now and then: a log is no place for a bar."""
+    self._between(f"step {step.step:,} of {step.steps:,}: loss {step.loss:.3f}")
 
   def on_epoch(self, epoch: Epoch, at: Position, steps: int) -> None:
+    self._between.reset()
     reached = ", the target" if at.stopped else ""
     self._console.print(
       f"epoch {epoch.epoch:g}, step {at.step:,} of {steps:,}: loss {epoch.loss:.3f}, "
@@ -86,6 +129,7 @@ def bar(title: str, console: rich.console.Console | None = None) -> Iterator[Pro
   if console is None:
     console = rich.console.Console()
   if not console.is_terminal:
+    _Seldom(console)(f"{title}; the first step compiles", now=True)
     yield _Lines(console)
     return
   columns = [

@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from jaxcodesign.data import pipeline
-from jaxcodesign.runs import mesh, origin
+from jaxcodesign.data.content import Content
+from jaxcodesign.runs import agreement, mesh, origin
 from jaxcodesign.runs.fingerprint import fingerprint
 from jaxcodesign.runs.job import TrainJob
 from jaxcodesign.runs.processes import Processes
@@ -97,12 +98,17 @@ class Session:
 
   @property
   def fingerprint(self) -> str:
-    """Of what decides the numbers."""
+    """Of what decides the numbers, but for the data, which a person may change."""
     if self.mark is not None:
-      return self.mark
+      return fingerprint(self.mark, origin.numbers())
     train = self.job.train
     taught = train.distill.digest() if train.distill else ""
-    return fingerprint(origin.without_run(self.job), taught)
+    return fingerprint(origin.without_run(self.job), taught, origin.numbers())
+
+  @functools.cached_property
+  def data(self) -> Content:
+    """What the examples are."""
+    return content(self.loaded)
 
   @property
   def _part(self) -> tuple[int, int]:
@@ -198,8 +204,8 @@ def prepare(
     start_from: See `Session`.
 
   Raises:
-    ValueError: If the batch does not fit the data or the mesh, a rule decides nothing,
-      or whatever else shapes tell.
+    ValueError: If the batch does not fit data or mesh, a rule decides nothing, whatever
+      else shapes tell, or a process has another config or other data.
     FileNotFoundError: If data are missing.
   """
   loaded = loaded or job.task.load(job.train)
@@ -236,7 +242,22 @@ def prepare(
     job, loaded, steps, per_epoch, made, processes, functions, state, mark, start_from
   )
   jax.eval_shape(session.step, state, loaded.train.shapes(size), loaded.frozen)
+  _agree(session)
   return session
+
+
+def _agree(session: Session) -> None:
+  """Refuses a run whose processes were given different configs or data."""
+  if session.processes.count == 1:
+    return
+  config = origin.decisive(session.job) | {"numbers": origin.numbers()}
+  own = {"config": config, "data": session.data, "mark": session.fingerprint}
+  agreement.agree(own)
+
+
+def content(loaded: Loaded) -> Content:
+  """What the examples of a task are."""
+  return {"train": loaded.train.content(), "test": loaded.test.content()}
 
 
 def _shapes(init: Callable[[jax.Array], Any]) -> Any:

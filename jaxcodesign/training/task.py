@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcodesign.data import image_sets, text
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.data.image_folder import ImageFolder
 from jaxcodesign.data.sources import ImageSource, Source, TokenSource
 from jaxcodesign.models.classifier import Classifier, Forward
@@ -101,7 +102,7 @@ class ImageNet:
 
   def sources(self, *, augment: bool) -> tuple[Source, Source]:
     """Training and test images; folders are read when examples are asked for."""
-    folder = pathlib.Path(self.directory).expanduser()
+    folder = expanded(self.directory)
     train, test = (
       ImageFolder(
         folder / part,

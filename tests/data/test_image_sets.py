@@ -160,7 +160,7 @@ def test_an_empty_set_is_refused(tmp_path):
   write_idx(tmp_path)
   for name, array in {"images-idx3": TEST[0][:0], "labels-idx1": TEST[1][:0]}.items():
     (tmp_path / f"t10k-{name}-ubyte").write_bytes(idx(array))
-  with pytest.raises(ValueError, match="test_images of fashion_mnist"):
+  with pytest.raises(ValueError, match="t10k-images-idx3-ubyte holds nothing"):
     image_sets.Idx(tmp_path).load()
 
 

@@ -157,6 +157,9 @@ def test_batches_are_made_ahead_but_not_all():
     def shapes(self, batch_size):
       raise NotImplementedError
 
+    def content(self):
+      raise NotImplementedError
+
   lock, ready, slow = threading.Lock(), threading.Semaphore(0), Slow()
   stream = pipeline.batches(
     slow, batch_size=1, steps=100, seed=0, prefetch=5, threads=2

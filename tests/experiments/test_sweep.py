@@ -43,6 +43,35 @@ def by_hand(params, image):
   return x
 
 
+def test_weights_that_are_no_numbers_are_refused_by_file_and_name(tmp_path):
+  params = cifar10_cnn.draw(2)
+  flat = {f"{a}/{b}": np.array(x) for a, v in params.items() for b, x in v.items()}
+  flat["conv3/kernel"][0, 0, 0, 0] = np.nan
+  np.savez(tmp_path / "weights.npz", **flat)
+  with pytest.raises(ValueError, match=r"weights\.npz: conv3/kernel holds 1 of 36"):
+    cifar10_cnn.read_weights(tmp_path / "weights.npz")
+
+
+def test_rows_of_other_weights_or_images_are_measured_again(tmp_path):
+  class Changed(pretrained.RandomCnn):
+    def load(self):
+      found = super().load()
+      return found._replace(labels=(found.labels + changed) % 10)
+
+    def score(self, loaded, variant):
+      scored.append(variant.name)
+      return 0.5
+
+  changed, scored = 0, []
+  config = sweep.SweepConfig(Changed(2, 2), (INT8,))
+  told = lambda: list(sweep.measure(config, tmp_path, lambda name: None))
+  told(), told()
+  assert scored == ["float32", "int8"]
+  changed = 1
+  told()
+  assert scored == 2 * ["float32", "int8"]
+
+
 def test_the_network_is_the_published_one(tmp_path):
   loaded = pretrained.RandomCnn().load()
   rng = np.random.default_rng(1)

@@ -333,6 +333,23 @@ def test_a_run_folder_is_made_and_can_be_written(tmp_path):
   assert command_line.run_folder(tmp_path / "runs", "demo") == folder
 
 
+def test_a_run_folder_is_one_program_s_and_goes_if_it_stays_empty(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr("jaxcodesign.runs.disk.lock._PATIENCE_S", 0.1)
+  own = lambda: command_line.own_folder(tmp_path / "runs", "demo")
+  with pytest.raises(ValueError, match="before any work"), own() as folder:
+    with pytest.raises(OSError, match="demo is in use by another run"), own():
+      pass
+    (folder / "FAST" / "seed0").mkdir(parents=True)
+    raise ValueError("before any work")
+  assert os.listdir(tmp_path) == []
+  with own() as folder, command_line.own_folder(tmp_path / "runs", "other"):
+    (folder / "FAST").mkdir()
+    (folder / "FAST" / "kept").write_text("")
+  assert [p.name for p in (tmp_path / "runs").rglob("*")] == ["demo", "FAST", "kept"]
+
+
 @pytest.mark.parametrize("base", ["/proc", "file"])
 def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path, base):
   (tmp_path / "file").write_text("")

@@ -51,14 +51,14 @@ def few(job):
   )
 
 
-def run(folder, job=JOB, wrap=lambda source: source, devices=None):
+def run(folder, job=JOB, wrap=lambda source: source, devices=None, **how):
   devices = devices or jax.devices()[:1]
   loaded = few(job)
   loaded = loaded._replace(train=wrap(loaded.train))
   ready = session.prepare(job, Processes(0, 1), devices, loaded=loaded)
   said = io.StringIO()
   console = Console(file=said, width=200)
-  found = loop.run(ready, folder, console=console)
+  found = loop.run(ready, folder, console=console, **how)
   return found, said.getvalue()
 
 
@@ -149,7 +149,7 @@ def test_training_stops_at_its_target(tmp_path):
 def test_another_config_is_refused(whole, tmp_path):
   _, _, folder = whole
   other = dataclasses.replace(JOB, train=dataclasses.replace(TRAIN, seed=3))
-  with pytest.raises(ValueError, match="its config was another"):
+  with pytest.raises(ValueError, match="its config or jax's options were others"):
     run(folder, other)
   origin.write(JOB, tmp_path, "command")
   with pytest.raises(ValueError, match=r"train\.seed: 0 -> 3"):
@@ -195,3 +195,48 @@ def test_every_example_weighs_the_same_in_an_evaluation():
   true = jnp.take_along_axis(jax.nn.log_softmax(logits), batch["label"][:, None], 1)
   assert score == np.mean(np.argmax(np.asarray(logits), 1) == batch["label"])
   np.testing.assert_allclose(loss, -np.mean(true), rtol=1e-5)
+
+
+def negatives(source):
+  return ImageSource(1 - source.images, source.labels, classes=10, name=source.name)
+
+
+def half(source):
+  return ImageSource(source.images[:500], source.labels[:500], classes=10, name="half")
+
+
+def test_other_data_are_refused_with_the_difference_and_taken_on_request(whole):
+  _, _, folder = whole
+  before = (folder / loop.FINAL).read_text()
+  with pytest.raises(ValueError, match="trained on other data") as error:
+    run(folder, wrap=negatives)
+  assert "train.digest: " in str(error.value) and "--accept-data" in str(error.value)
+  assert "test.digest" not in str(error.value)
+  with pytest.raises(ValueError, match=r"train\.examples: 1000 -> 500"):
+    run(folder, wrap=half)
+  with pytest.raises(ValueError, match="is of step 20, after the 10 steps of this run"):
+    run(folder, wrap=half, accept_data=True)
+  assert (folder / loop.FINAL).read_text() == before
+  found, said = run(folder, wrap=negatives, accept_data=True)
+  assert found.step == STEPS and "going on from step 20" in said
+  (folder / loop.FINAL).write_text(before)
+
+
+def test_nothing_is_noted_of_a_run_that_is_refused(whole):
+  loaded = few(JOB)._replace(train=half(few(JOB).train))
+  ready = session.prepare(JOB, Processes(0, 1), jax.devices()[:1], loaded=loaded)
+  noted = []
+  with pytest.raises(ValueError, match="other data"):
+    loop.run(
+      ready, whole[2], console=Console(quiet=True), on_start=lambda: noted.append(1)
+    )
+  assert not noted
+
+
+def test_x64_is_another_run():
+  ready = session.prepare(JOB, Processes(0, 1), jax.devices()[:1], loaded=few(JOB))
+  marks = [ready.fingerprint]
+  for option in (jax.enable_x64(True), jax.default_matmul_precision("highest")):
+    with option:
+      marks.append(ready.fingerprint)
+  assert len(set(marks)) == 3 and ready.fingerprint == marks[0]

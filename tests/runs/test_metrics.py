@@ -3,7 +3,10 @@
 import json
 import math
 
+import pytest
+
 from jaxcodesign.figures import canvas
+from jaxcodesign.runs import board
 from jaxcodesign.runs import metrics as metrics_log
 from jaxcodesign.runs.metrics import Metrics
 
@@ -37,9 +40,22 @@ def test_scalars_and_pictures_reach_tensorboard(tmp_path):
   metrics.write(1, {"loss": 0.25, "test_accuracy": 0.5})
   metrics.picture(1, "map", canvas.blank(2, 1))
   metrics.close()
-  metrics_log.show(tmp_path, 2, {"curves": canvas.blank(2, 1)})
-  files = list((tmp_path / "tensorboard").iterdir())
+  board.show(tmp_path / metrics_log.BOARD, 2, {"curves": canvas.blank(2, 1)})
+  files = (tmp_path / metrics_log.BOARD).rglob("events*")
   content = b"".join(file.read_bytes() for file in files)
   assert content.count(b"PNG") == 2
   for name in (b"train/loss", b"test/test_accuracy", b"map", b"curves"):
     assert name in content
+
+
+@pytest.mark.parametrize(
+  "line",
+  [b'{"step": 20, "lo', b"\xff", b'{"step": "20"}', b'{"loss": 1}', b"[]", b"",
+   b'{"step": 20, "loss": NaN}', b'{"step": 20, "loss": 1e999}'],
+)  # fmt: skip
+def test_a_damaged_line_is_left_out_and_told_and_no_other(tmp_path, line):
+  path = tmp_path / metrics_log.FILE
+  path.write_bytes(b'{"step": 10}\n' + line + b'\n{"step": 30, "loss": null}\n')
+  with pytest.warns(UserWarning, match=r"metrics\.jsonl:2 is damaged and left out"):
+    rows = metrics_log.read(tmp_path)
+  assert [row["step"] for row in rows] == [10, 30]

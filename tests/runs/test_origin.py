@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 
 from jaxcodesign import models
@@ -50,6 +51,18 @@ def test_a_damaged_config_is_named(tmp_path):
     origin.check(JOB, tmp_path)
 
 
-def test_differences_of_fields_that_only_one_has():
-  assert origin.differences({"a": 1}, {"b": 1}) == ["a: 1 -> None", "b: None -> 1"]
-  assert origin.differences({"a": [1, 2]}, {"a": [1]}) == ["a: [1, 2] -> [1]"]
+def test_options_of_jax_that_change_bits_are_refused_with_the_difference(tmp_path):
+  origin.write(JOB, tmp_path, "command")
+  with (
+    jax.enable_x64(True),
+    pytest.raises(ValueError, match=r"numbers\.jax_enable_x64: False -> True"),
+  ):
+    origin.check(JOB, tmp_path)
+
+
+def test_damaged_starts_are_told_and_put_aside(tmp_path):
+  (tmp_path / "origin.json").write_text('{"command": ')
+  with pytest.warns(UserWarning, match=r"origin\.json is damaged"):
+    origin.write(JOB, tmp_path, "command")
+  assert len(origin.origin(tmp_path)) == 1
+  assert (tmp_path / "origin.damaged").read_text() == '{"command": '

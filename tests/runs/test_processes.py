@@ -1,6 +1,7 @@
 """Processes meet as they are told or a cluster says; one that dies ends them all."""
 
 import os
+import socket
 import time
 
 import jax
@@ -146,3 +147,15 @@ def test_a_process_that_fails_ends_the_other_and_says_why():
   code, told = ended(runs[0])
   assert code == 1
   assert "since process 1 failed: ValueError: the loss is not a number" in told
+
+
+def test_a_port_in_use_is_told_before_jax_tries_it():
+  with socket.socket() as other:
+    other.bind(("127.0.0.1", 0))
+    other.listen()
+    where = f"localhost:{other.getsockname()[1]}"
+    config = Distributed(where, processes=2, process=0)
+    with pytest.raises(OSError, match=f"{where} .*in use.*choose another port"):
+      distributed.initialize(config)
+  with pytest.raises(ValueError, match="'x:65536' is no host:port"):
+    Distributed("x:65536", 2, 0)

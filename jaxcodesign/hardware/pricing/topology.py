@@ -112,7 +112,10 @@ def _lines(path: Path) -> list[tuple[int, list[str]]]:
   by = max(_SEPARATORS, key=lambda s: len(known & set(map(_key, first.split(s)))))
   found = []
   for number, line in lines:
-    cells = next(csv.reader([line], delimiter=by, skipinitialspace=True), [])
+    try:
+      cells = next(csv.reader([line], delimiter=by, skipinitialspace=True), [])
+    except csv.Error as error:
+      raise ValueError(f"{path.name}:{number}: no line of CSV ({error})") from error
     cells = [cell.strip() for cell in cells]
     while cells and not cells[-1]:
       cells.pop()

@@ -19,6 +19,9 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from jaxcodesign.data import content
+from jaxcodesign.data.cache import expanded
+from jaxcodesign.data.content import Content
 from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.runs.disk.lock import FolderLock
 
@@ -42,7 +45,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints in a folder, of one run at a time.
+  """The checkpoints in `folder`, of one run at a time.
 
   With several processes each of them makes one on the same shared folder, and all call
   the same methods in the same order; process 0 commits, and decides what is whole. An
@@ -55,6 +58,8 @@ class Checkpoints:
     folder: str | pathlib.Path,
     *,
     fingerprint: str,
+    data: Content | None = None,
+    accept_data: bool = False,
     keep_last: int = 2,
     keep_best: int = 1,
     larger_is_better: bool = True,
@@ -64,27 +69,29 @@ class Checkpoints:
     Args:
       folder: Of nothing but these checkpoints.
       fingerprint: Of the config, see `fingerprint.fingerprint`.
+      data: What is learned, see `data.content`; the newest checkpoint must be of it.
+      accept_data: Whether it may be of other data.
       keep_last: Newest checkpoints that are kept, at least 1.
       keep_best: Checkpoints of the best scores that are kept besides.
       larger_is_better: Which scores are.
 
     Raises:
-      ValueError: If the folder has checkpoints of another fingerprint, or fewer than
-        one are to be kept.
+      ValueError: If the folder has checkpoints of another fingerprint or other data,
+        or fewer than one are to be kept.
       OSError: If it cannot be written, or another run that lives has it open.
     """
     if keep_last < 1 or keep_best < 0:
       raise ValueError(
         f"keep_last={keep_last} must be 1 or more, keep_best={keep_best} 0 or more"
       )
-    self._folder = pathlib.Path(folder).expanduser().absolute()
-    self._fingerprint = fingerprint
+    self.folder = expanded(folder).absolute()
+    self._fingerprint, self._data = fingerprint, data
     self._keep_last, self._keep_best = keep_last, keep_best
     self._sign = 1.0 if larger_is_better else -1.0
     self._damaged: set[int] = set()
     self._lock: FolderLock | None = None
     if _first():
-      self._open()
+      self._open(accept_data)
     self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
     self._pending: concurrent.futures.Future[None] | None = None
 
@@ -124,6 +131,7 @@ class Checkpoints:
     record = {
       "step": step,
       "fingerprint": self._fingerprint,
+      "data": self._data,
       "score": None if score is None else float(score),
       "extra": dict(extra),
       "leaves": sealed.kinds(state),
@@ -178,11 +186,11 @@ class Checkpoints:
       if not refused:
         return None
       raise ValueError(
-        f"no checkpoint in {self._folder} can be used: {'; '.join(refused)}; delete "
+        f"no checkpoint in {self.folder} can be used: {'; '.join(refused)}; delete "
         "the folder to train again"
       )
     folder = self._path(found)
-    record = sealed.read(folder)
+    record = self._record(found)
     state = arrays.load(folder, record, like)
     return Restored(found, state, record["extra"], tuple(refused))
 
@@ -214,29 +222,40 @@ class Checkpoints:
   def __exit__(self, *_: object) -> None:
     self.close()
 
-  def _open(self) -> None:
+  def _open(self, accept_data: bool) -> None:
     """Locks the folder and makes it what it is between two saves."""
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
+      self.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-      raise files.cannot_write(self._folder, error) from error
-    self._lock = FolderLock(self._folder)
-    for left in self._folder.glob(f".{_NAME}*"):
-      whole = self._folder / left.stem.removeprefix(".")
+      raise files.cannot_write(self.folder, error) from error
+    self._lock = FolderLock(self.folder)
+    for left in self.folder.glob(f".{_NAME}*"):
+      whole = self.folder / left.stem.removeprefix(".")
       if left.suffix == ".old" and not whole.exists():
         left.rename(whole)  # killed between the two renamings of an exchange
       else:
         shutil.rmtree(left, ignore_errors=True)
-    for step in self._steps():
+    try:
+      self._check(accept_data)
+    except ValueError:
+      self._lock.release()
+      raise
+
+  def _check(self, accept_data: bool) -> None:
+    """Refuses checkpoints of another config, or a newest one of other data."""
+    newest, data = self.folder, None
+    for step in sorted(self._steps()):
       with contextlib.suppress(sealed.Damaged):
-        other = sealed.read(self._path(step))["fingerprint"]
-        if other != self._fingerprint:
-          self._lock.release()
+        record = self._record(step)
+        newest, data = self._path(step), record.get("data")
+        if record["fingerprint"] != self._fingerprint:
           raise ValueError(
-            f"{self._path(step)} is of a run with fingerprint {other}, this one has "
-            f"{self._fingerprint}: its config was another; choose another folder with "
-            "--out, or delete this one"
+            f"{newest} is of a run with fingerprint {record['fingerprint']}, this one "
+            f"has {self._fingerprint}: its config or jax's options were "
+            "others; choose another folder with --out, or delete this one"
           )
+    if self._data is not None:
+      content.check(data, self._data, newest, accept=accept_data)
 
   def _finish(self, step: int, response: Any, record: dict[str, Any]) -> None:
     """Commits what is being written, in the writer's thread."""
@@ -276,7 +295,7 @@ class Checkpoints:
     for candidate in steps if step is None else [step]:
       folder = self._path(candidate)
       try:
-        sealed.verify(folder, arrays.PART, sealed.read(folder))
+        sealed.verify(folder, arrays.PART, self._record(candidate))
       except sealed.Damaged as error:
         self._damaged.add(candidate)
         refused.append(
@@ -291,8 +310,20 @@ class Checkpoints:
     found = {}
     for step in set(self._steps()) - self._damaged:
       with contextlib.suppress(sealed.Damaged):
-        found[step] = sealed.read(self._path(step))["score"]
+        found[step] = self._record(step)["score"]
     return found
+
+  def _record(self, step: int) -> dict[str, Any]:
+    """What the checkpoint says of itself, which must be that it is of `step`.
+
+    A folder that was renamed would end a run early, or have it go back.
+    """
+    record = sealed.read(self._path(step))
+    if record.get("step") != step:
+      raise sealed.Damaged(
+        self._path(step), f"it was saved as that of step {record.get('step')}"
+      )
+    return record
 
   def _ranked(self, scores: Mapping[int, float | None]) -> list[tuple[int, float]]:
     """Steps that have scores, the best first."""
@@ -300,14 +331,14 @@ class Checkpoints:
     return sorted(scored, key=lambda pair: (-self._sign * pair[1], pair[0]))
 
   def _steps(self) -> list[int]:
-    names = (path.name.removeprefix(_NAME) for path in self._folder.glob(f"{_NAME}*"))
+    names = (path.name.removeprefix(_NAME) for path in self.folder.glob(f"{_NAME}*"))
     return [int(name) for name in names if name.isdigit()]
 
   def _path(self, step: int) -> pathlib.Path:
-    return self._folder / f"{_NAME}{step:08d}"
+    return self.folder / f"{_NAME}{step:08d}"
 
   def _hidden(self, step: int, kind: str) -> pathlib.Path:
-    return self._folder / f".{_NAME}{step:08d}.{kind}"
+    return self.folder / f".{_NAME}{step:08d}.{kind}"
 
 
 def _first() -> bool:

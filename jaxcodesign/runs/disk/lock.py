@@ -37,5 +37,8 @@ class FolderLock:
         raise
 
   def release(self) -> None:
-    """Gives the folder up; again does no harm."""
+    """Gives the folder up, without a trace of the lock; again does no harm."""
+    if self._lock.is_locked:
+      # While it is held: whoever waits for this file notices, and makes another.
+      pathlib.Path(self._lock.lock_file).unlink(missing_ok=True)
     self._lock.release()

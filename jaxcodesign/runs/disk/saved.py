@@ -15,7 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcodesign import tree
 from jaxcodesign.data import image_sets
+from jaxcodesign.data.cache import expanded
 from jaxcodesign.runs.disk import arrays, files, sealed
 from jaxcodesign.training.distillation import Teacher, TeacherSource
 
@@ -36,7 +38,7 @@ def save(folder: str | pathlib.Path, params: Any, metadata: Mapping[str, Any]) -
     OSError: if the disk is full or the folder cannot be written, naming the way out.
     ValueError, TypeError: if `metadata` is not JSON.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
+  folder = expanded(folder).absolute()
   beside = lambda kind: folder.with_name(f".{folder.name}.{os.getpid()}.{kind}")
   temporary, old = beside("new"), beside("old")
   leaves = arrays.named(jax.tree.map(jnp.asarray, params))
@@ -77,7 +79,7 @@ def restore(
     ValueError: if the checkpoint is damaged, or its leaves are not those of `like`;
       the message names the folder and the way out.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
+  folder = expanded(folder).absolute()
   if not folder.exists():
     return None
   record = sealed.read(folder)
@@ -108,10 +110,11 @@ class Checkpoint(TeacherSource):
       raise FileNotFoundError(
         f"no checkpoint of a teacher in {self.folder}: train one, or name its folder"
       )
+    tree.check_finite(found[0], str(self.folder))
     return Teacher(self.model.forward, found[0])
 
   def digest(self) -> str:
-    folder = pathlib.Path(self.folder).expanduser().absolute()
+    folder = expanded(self.folder).absolute()
     if not folder.exists():
       raise FileNotFoundError(
         f"no checkpoint in {folder}: train one, or name its folder"

@@ -19,6 +19,8 @@ import jax
 from jaxcodesign.runs.disk import files
 
 RECORD = "checkpoint.json"
+# What reading one raises that is cut off, no JSON, or JSON of something else.
+_NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Damaged(ValueError):
@@ -52,7 +54,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
   try:
     record = json.loads((folder / RECORD).read_bytes())
     mark = record.pop("digest")
-  except (OSError, ValueError, KeyError, AttributeError) as error:
+  except _NO_RECORD as error:
     raise Damaged(folder, f"{RECORD} cannot be read: {error!r}") from error
   if mark != digest(record):
     raise Damaged(folder, f"{RECORD} is not the file that was saved")

@@ -194,6 +194,36 @@ def test_damage_is_told_and_the_last_good_one_used(tmp_path, how):
     assert names(tmp_path) == ["step_00000001", "step_00000003"]
 
 
+def test_a_checkpoint_that_was_renamed_is_not_of_its_new_step(tmp_path):
+  with opened(tmp_path) as c:
+    for step in (1, 2):
+      c.save(step, small(step), {}, score=float(step))
+  (tmp_path / "step_00000002").rename(tmp_path / "step_00000007")
+  with opened(tmp_path) as c:
+    found = c.restore(small(0))
+    assert found.step == 1 and "it was saved as that of step 2" in found.refused[0]
+    assert c.best() == (1, 1.0)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"x"', "[" * 5000, ""])
+def test_a_record_that_is_no_object_is_damage(tmp_path, content):
+  (tmp_path / sealed.RECORD).write_text(content)
+  with pytest.raises(sealed.Damaged, match="cannot be read"):
+    sealed.read(tmp_path)
+
+
+def test_other_data_are_refused_until_a_newest_checkpoint_is_of_them(tmp_path):
+  data = [{"train": {"examples": n}} for n in (1, 2)]
+  with opened(tmp_path, data=data[0]) as c:
+    c.save(1, small(1), {})
+  with pytest.raises(ValueError, match=r"step_00000001 was (.|\n)*examples: 1 -> 2"):
+    opened(tmp_path, data=data[1])
+  with opened(tmp_path, data=data[1], accept_data=True) as c:
+    c.save(2, small(2), {})
+  with opened(tmp_path, data=data[1]) as c:
+    assert c.restore(small(0)).step == 2
+
+
 def test_a_run_does_not_start_again_in_silence(tmp_path):
   with opened(tmp_path) as c:
     c.save(1, small(1), {}, wait=True)
