@@ -54,7 +54,7 @@ def _encoded(
   text: bytes, tokenizer: str | pathlib.Path, path: pathlib.Path
 ) -> np.ndarray:
   with gguf_file.reading(tokenizer) as reader:
-    encoder = gguf_file.tokenizer(reader)
+    encoder = gguf_file.tokenizer(gguf_file.Fields(reader))
   try:
     return np.array(encoder.encode(text.decode()).ids, np.int32)
   except UnicodeDecodeError as error:
