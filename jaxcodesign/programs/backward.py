@@ -16,6 +16,7 @@ Limited Numerical Precision", ICML 2015.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -32,20 +33,37 @@ Round = Callable[[Format | None, jax.Array, Noise | None, bool, int], jax.Array]
 
 
 @tree.pytree
+class _AsForward:
+  """Stands for the format that an operand has in the forward product, until `after`."""
+
+
+AS_FORWARD: Any = _AsForward()
+
+
+@tree.pytree
 class Backward:
   """Formats of the two backward products, each along its own contraction.
+
+  None leaves an operand as it is, not rounded in the forward product either.
 
   Attributes:
     input_gradient: Of the incoming gradient where it meets the weight.
     weight_gradient: Of the incoming gradient where it meets the activation.
-    weight: Of the weight in the input gradient; None: as in the forward product.
-    activation: Of the activation in the weight gradient; None: as in the forward one.
+    weight: Of the weight in the input gradient; as in the forward product by default.
+    activation: Of the activation in the weight gradient, likewise.
   """
 
   input_gradient: Format | None = None
   weight_gradient: Format | None = None
-  weight: Format | None = None
-  activation: Format | None = None
+  weight: Format | None = AS_FORWARD
+  activation: Format | None = AS_FORWARD
+
+  def after(self, weight: Format | None, activation: Format | None) -> "Backward":
+    """The same with nothing left to the forward product, whose formats are given."""
+    own = lambda back, forward: forward if isinstance(back, _AsForward) else back
+    return dataclasses.replace(
+      self, weight=own(self.weight, weight), activation=own(self.activation, activation)
+    )
 
 
 class Side(NamedTuple):
@@ -168,6 +186,29 @@ def product(
 
   multiplied.defvjp(forward, backward, symbolic_zeros=asks)
   return multiplied(lhs, rhs, probe, (left, right, known))
+
+
+def contractions(dot: Dot, lhs: jax.Array, rhs: jax.Array) -> list[tuple[int, int]]:
+  """(taps, channels) that the right operand of each backward product is summed over.
+
+  First of the gradient by `lhs`, then of that by `rhs`. Blocks and scales of that
+  operand run along both, channels fastest; those of a left operand, if it is an image,
+  along its channels. Which product autodiff makes is a matter of strides.
+  """
+  shapes = [jax.typeof(lhs), jax.typeof(rhs)]
+  found: list[tuple[int, int]] = []
+
+  def seen(fmt: Any, x: jax.Array, key: Any, across: bool, taps: int) -> jax.Array:
+    del fmt, key, across
+    found.append((taps, x.shape[-1] // taps))
+    return x
+
+  plain = lambda operand: Side(None, None, operand, (None, None))
+  by_both = lambda lhs, rhs, g: _gradients(
+    dot, shapes, (plain(rhs), plain(lhs)), g, seen
+  )
+  jax.eval_shape(by_both, lhs, rhs, jax.eval_shape(dot, lhs, rhs))
+  return found[1::2]  # the left operand of a product comes first
 
 
 def _gradients(

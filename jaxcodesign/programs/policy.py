@@ -51,7 +51,7 @@ class Rule:
   stochastic: tuple[Operand, ...] = tree.static(default=("gradient",))
 
   def __post_init__(self):
-    back = self.backward or Backward()
+    back = self.backward or Backward().after(None, None)
     backward = (back.input_gradient, back.weight_gradient, back.weight, back.activation)
     for fmt in (self.weight, self.activation, *backward):
       if isinstance(fmt, str | int | float):
@@ -70,17 +70,13 @@ class Rule:
 
   @property
   def backward(self) -> Backward | None:
-    """The formats of the backward products with nothing left to default."""
+    """The formats of the backward products with nothing left to the forward ones."""
     given = self.gradient
     if given is None:
       return None
     if not isinstance(given, Backward):
       given = Backward(given, given)
-    return dataclasses.replace(
-      given,
-      weight=given.weight or self.weight,
-      activation=given.activation or self.activation,
-    )
+    return given.after(self.weight, self.activation)
 
 
 Policy = Sequence[Rule]

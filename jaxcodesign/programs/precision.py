@@ -96,16 +96,34 @@ def describe(
   @functools.wraps(fn)
   def described(*args: Any, **kwargs: Any) -> precision_view.Description:
     rounds = _Quantizer(policy, None, args)
-    jaxprs.trace_program(rewrite_gemms(fn, rounds.rule), args, kwargs)
+    rows = []
+
+    def rule(gemm: Gemm, lhs: jax.Array, rhs: jax.Array, dot: Dot) -> jax.Array:
+      out = rounds.rule(gemm, lhs, rhs, dot)
+      rows.append(_row(policy, *rounds.seen[-1], _layouts(gemm, lhs, rhs, dot)))
+      return out
+
+    jaxprs.trace_program(rewrite_gemms(fn, rule), args, kwargs)
     rounds.check()
     # A loop may trace its body more than once.
-    unique = dict.fromkeys(rounds.seen)
-    return precision_view.Description(tuple(_row(policy, *hit) for hit in unique))
+    return precision_view.Description(tuple(dict.fromkeys(rows)))
 
   return described
 
 
-def _row(policy: Policy, gemm: Gemm, index: int | None) -> precision_view.Row:
+def _layouts(gemm: Gemm, lhs: jax.Array, rhs: jax.Array, dot: Dot) -> list[str]:
+  """What the backward products of a convolution are summed over, by lhs and by rhs."""
+  if gemm.kind == "dot" or gemm.role != "forward":
+    return ["", ""]
+  return [
+    f" along {taps} taps x {channels}" if taps > 1 else f" along {channels}"
+    for taps, channels in backward.contractions(dot, lhs, rhs)
+  ]
+
+
+def _row(
+  policy: Policy, gemm: Gemm, index: int | None, layouts: Sequence[str]
+) -> precision_view.Row:
   rule = None if index is None else policy[index]
   label = functools.partial(precision_view.label, otherwise=gemm.dtype)
   formats = operand_formats(rule, gemm)
@@ -122,6 +140,7 @@ def _row(policy: Policy, gemm: Gemm, index: int | None) -> precision_view.Row:
   if back is not None:
     by_input = f"{label(back.input_gradient)} x {label(getattr(back, right))}"
     by_weight = f"{label(back.weight_gradient)} x {label(back.activation)}"
+    by_input, by_weight = by_input + layouts[0], by_weight + layouts[1]
   return precision_view.Row(
     gemm.name,
     gemm.kind,
@@ -176,7 +195,7 @@ class _Quantizer:
 
 
 def _is_random(rule: Rule) -> bool:
-  back = rule.backward or Backward()
+  back = rule.backward or Backward().after(None, None)
   formats = {
     "weight": rule.weight or back.weight,
     "activation": rule.activation or back.activation,

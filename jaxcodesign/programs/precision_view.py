@@ -25,7 +25,9 @@ class Row(NamedTuple):
     macs: Multiplications of the forward product.
     left: Format of the left operand.
     right: Format of the right operand, the weight if there is one.
-    input_gradient: Formats of gradient and other operand in the input gradient.
+    input_gradient: Formats of gradient and other operand in the input gradient. Of a
+      convolution also what the right operand of that product has its blocks and scales
+      along: "9 taps x 16" channels of the window, or within one tap, "16".
     weight_gradient: The same of the weight gradient, "" without a weight.
     rule: The rule that decided, "-" if none.
     note: What stays in full precision, and why; "" if nothing does.

@@ -48,8 +48,17 @@ def gradients(policy, fn=layer, key=None):
     (Backward(G2, G5), G2, G5, W3, A4),
     (Backward(None, G5), None, G5, W3, A4),
     (Backward(G2, None, weight=Fixed(8), activation=MXFP4), G2, None, Fixed(8), MXFP4),
+    (Backward(G2, G5, weight=None), G2, G5, None, A4),
+    (Backward(G2, G5, activation=None), G2, G5, W3, None),
   ],
-  ids=["one format", "two", "weight gradient only", "other operands too"],
+  ids=[
+    "one",
+    "two",
+    "weight gradient only",
+    "others too",
+    "no weight",
+    "no activation",
+  ],
 )
 def test_every_product_rounds_along_its_own_contraction(
   gradient, by_input, by_weight, weight, activation
@@ -160,7 +169,8 @@ def test_the_description_names_formats_rules_and_reasons():
   conv, q, k, scores, mixed, out = told.rows
   assert conv[3:] == (
     "MXFP4", "Fixed(bits=4, share='channel')",
-    "E5M2 x Fixed(bits=4, share='channel')", "BlockFloat(mantissa=3) x MXFP4", "0", "",
+    "E5M2 x Fixed(bits=4, share='channel') along 9 taps x 16",
+    "BlockFloat(mantissa=3) x MXFP4 along 36 taps x 2", "0", "",
   )  # fmt: skip
   assert q[3:5] == ("float32", "Terms(budget=12)") and k.rule == "1"
   assert q.note == "activation: rule 1 has no format for it"
@@ -171,6 +181,27 @@ def test_the_description_names_formats_rules_and_reasons():
   shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), NETWORK)
   assert precision.describe(network, policy)(shapes, IMAGES) == told
   assert str(told).count("\n") == 8
+
+
+@pytest.mark.parametrize(("stride", "along"), [(1, "4 taps x 4"), (2, "4")])
+def test_a_description_tells_how_scales_of_a_convolution_lie(stride, along):
+  """A stride makes the input gradient a product of each tap by itself."""
+  kernel = jax.random.normal(KEYS[1], (2, 2, 3, 4))
+  coming = jax.random.normal(KEYS[2], (1, 4, 4, 4))
+  x = jnp.ones((1, 4 * stride, 4 * stride, 3))
+  conv = lambda p, x: jax.lax.conv_general_dilated(
+    x, p["w"], (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+  )
+  rows = Fixed(3, "channel")
+  policy = [Rule(gradient=Backward(weight=rows))]
+  (row,) = precision.describe(conv, policy)({"w": kernel}, x).rows
+  assert row.input_gradient == f"float32 x Fixed(bits=3, share='channel') along {along}"
+  turned = jnp.moveaxis(kernel, 2, 0)  # [inputs, 2, 2, outputs]
+  given = turned.reshape(3, -1) if stride == 1 else turned
+  w = jnp.moveaxis(rows.quantize(given).reshape(turned.shape), 0, 2)
+  slope = lambda fn, w: jax.vjp(lambda x: fn({"w": w}, x), x)[1](coming)[0]
+  found = slope(jaxcodesign.quantize(conv, policy), kernel)
+  np.testing.assert_allclose(found, slope(conv, w), atol=1e-5)
 
 
 @pytest.mark.parametrize("key", [None, jax.random.key(0)])
@@ -197,7 +228,9 @@ def test_a_workload_is_priced_with_gradient_formats():
   [
     (lambda: Rule(stochastic=("gradients",)), ValueError, "'gradients' is none of"),
     (
-      lambda: gradients([Rule("*", A4, A4)], key=jax.random.key(0)),
+      lambda: gradients(
+        [Rule("*", A4, stochastic=("activation", "gradient"))], key=jax.random.key(0)
+      ),
       ValueError,
       "key is given, but no rule rounds stochastically",
     ),

@@ -138,6 +138,9 @@ class ScaledBlocks(Format):
     scaling: Format of the block scales.
     tensor: False fixes the tensor's scale at 1, as for weights stored without one.
     axis: Where blocks lie, counted from the end.
+    known: The tensor's scale, chosen beforehand, a leaf; None takes it from each array.
+      `calibration.maximum(NVFP4, x).tensor` is one. Blocks whose scale would pass the
+      largest saturate.
   """
 
   element: Minifloat | Fixed = tree.static(default=minifloat.E2M1)
@@ -145,6 +148,7 @@ class ScaledBlocks(Format):
   scaling: Minifloat = tree.static(default=minifloat.E4M3)
   tensor: bool = tree.static(default=True)
   axis: int = tree.static(default=-1)
+  known: jax.typing.ArrayLike | None = None
 
   def __post_init__(self):
     check_element(self.element)
@@ -152,13 +156,20 @@ class ScaledBlocks(Format):
     check_axis_number(self.axis)
     if not isinstance(self.scaling, Minifloat):
       raise TypeError(f"scaling={self.scaling!r} is no Minifloat")
+    if self.known is not None and not self.tensor:
+      raise ValueError("tensor=False has no scale above the blocks, but known is one")
+    if tree.is_concrete(self.known) and not (np.asarray(self.known) > 0).all():
+      raise ValueError(f"known={self.known} is no scale: it must be positive")
 
   def scale(self, x: jax.Array) -> TwoLevels:
     largest, _, _ = _range(self.element)
     peaks = exponents.peak(blocks(floats(x), self.block, self.axis), self.axis)
     least, most = 2.0**self.scaling.lowest, self.scaling.largest
     tensor = jnp.ones((), jnp.float32)
-    if self.tensor:
+    if self.known is not None:
+      known = jnp.asarray(self.known).astype(jnp.float32)
+      tensor = jnp.maximum(known, exponents.TINY / least)
+    elif self.tensor:
       # No lower than that its product with the least block scale is a normal number.
       tensor = jnp.maximum(
         step_of(exponents.peak(peaks, None), largest * most), exponents.TINY / least

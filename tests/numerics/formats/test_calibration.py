@@ -81,6 +81,24 @@ def test_a_calibrated_format_serves_every_batch():
   np.testing.assert_array_equal(clip(True) == 0, np.abs(X) > 7 * fmt.stored)
 
 
+def test_a_tensor_scale_from_data_seen_before_with_block_scales_taken_anew():
+  seen = jax.random.normal(jax.random.key(0), (4, 32))
+  known = calibration.maximum(formats.NVFP4, seen).tensor
+  fmt = formats.ScaledBlocks(known=known)
+  np.testing.assert_array_equal(fmt.quantize(seen), formats.NVFP4.quantize(seen))
+  for factor in (0.3, 3.0):  # as under a scale of 1, in units of the scale
+    x = factor * seen / known
+    wanted = known * formats.ScaledBlocks(tensor=False).quantize(x)
+    np.testing.assert_allclose(fmt.quantize(x * known), wanted, rtol=1e-6)
+  packed = jax.jit(lambda fmt: fmt.pack(seen))(fmt)
+  np.testing.assert_array_equal(fmt.unpack(packed), fmt.quantize(seen))
+  for bad in (0.0, float("nan")):
+    with pytest.raises(ValueError, match=r"known=.* is no scale"):
+      formats.ScaledBlocks(known=bad)
+  with pytest.raises(ValueError, match="tensor=False has no scale"):
+    formats.ScaledBlocks(tensor=False, known=known)
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_the_gradient_of_a_learned_step_is_the_papers(signed):
   bits, step, x = 3, 0.7, np.array(X)
