@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, floats
 from jaxcodesign.numerics.formats.sharing import (
   blocks,
@@ -76,6 +77,7 @@ class BlockFloat(Format):
       raise ValueError(f"exponent={self.exponent} bits are outside 1..8")
     rounding.check_rule(self.rule)
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     e = exponents.floor_log2(
       exponents.peak_bits(blocks(floats(x), self.block, self.axis), self.axis)
@@ -86,6 +88,7 @@ class BlockFloat(Format):
     e = jnp.maximum(e, top - (2**self.exponent - 1))
     return jnp.where(top == exponents.INFINITE, top, e)
 
+  @compiled
   def refinement(self, x: jax.Array) -> jax.Array:
     """FAST's r: how much 4 bits of mantissa change what 2 bits make of `x`.
 
