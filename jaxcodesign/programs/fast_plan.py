@@ -167,7 +167,7 @@ class _Walk:
     known, total, found = provenance.flow(program, ins), 0, []
     sinks = provenance.sinks(program, names)
     for step in program.steps:
-      origins = [provenance.look(known, a) for a in step.reads]
+      origins = provenance.read(known, step)
       outputs = [sinks.get(v, "") for v in step.writes]
       if step.op in jaxprs.PRODUCTS:
         gemm = gemm_of(step, origins, outputs[0], site)

@@ -9,17 +9,20 @@ and each step passes on what it was given.
     a mask that is an argument) keeps its name, but is no longer `pure`
   anything else that data touches is an activation, without a name
 
+With it goes how many distinct values there are at most (see `distinct`).
+
 Backward products of weights have no parameter among their operands; they are named by
 the leaf of the output that they flow into (`sinks`).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 import math
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxcodesign import tree
+from jaxcodesign.programs import distinct
 from jaxcodesign.programs.jaxprs import PRODUCTS, Literal, Program, Step, Traced
 
 # What data may do to a weight without making it an activation.
@@ -44,11 +47,13 @@ class Origin(NamedTuple):
     leaf: Name of the parameter leaf, "" for activations and constants.
     size: Elements of that leaf; a bias broadcast over a batch outgrows it.
     pure: No data flowed in: parameters and constants only.
+    most: Distinct values that it has at most.
   """
 
   leaf: str
   size: int
   pure: bool
+  most: int = 1
 
   @property
   def rank(self) -> int:
@@ -68,18 +73,21 @@ def parameters(params: Any, traced: Traced) -> list[Origin]:
     for name, leaf in zip(tree.names(params), jax.tree.leaves(params))
     if tree.is_array(leaf)
   ]
-  return named + [DATA] * (len(traced.program.inputs) - len(named))
+  found = named + [DATA] * (len(traced.program.inputs) - len(named))
+  return _bounded(found, distinct.sizes(traced.arrays))
 
 
 def flow(program: Program, inputs: Sequence[Origin]) -> dict[Hashable, Origin]:
   """Origin of every variable of a program whose inputs have the given ones."""
   question = ("flow", *inputs)
   if question not in program.notes:
-    known: dict[Hashable, Origin] = {v: CONSTANT for v, _ in program.constants}
+    known: dict[Hashable, Origin] = {
+      v: CONSTANT._replace(most=math.prod(getattr(value, "shape", ())))
+      for v, value in program.constants
+    }
     known.update(zip(program.inputs, inputs))
     for step in program.steps:
-      outs = through(step, [look(known, a) for a in step.reads])
-      known.update(zip(step.writes, outs))
+      known.update(zip(step.writes, through(step, read(known, step))))
     program.notes[question] = known
   return program.notes[question]
 
@@ -89,10 +97,26 @@ def look(known: dict[Hashable, Origin], atom: Any) -> Origin:
   return CONSTANT if isinstance(atom, Literal) else known[atom]
 
 
+def read(known: dict[Hashable, Origin], step: Step) -> list[Origin]:
+  """Origins of what a step reads; of a part of it, inside a shard_map."""
+  have = [look(known, atom) for atom in step.reads]
+  sizes = distinct.sizes(step.ins)
+  return [o if o.most <= n else o._replace(most=n) for o, n in zip(have, sizes)]
+
+
 def through(step: Step, ins: Sequence[Origin]) -> list[Origin]:
   """Origins of what `step` writes, from those of what it reads."""
   if step.inner is not None:
-    return _through_inner(step, ins)
+    found = _through_inner(step, ins)
+    return _bounded(found, map(min, distinct.sizes(step.outs), (o.most for o in found)))
+  return _bounded(_origins(step, ins), distinct.bounds(step, [o.most for o in ins]))
+
+
+def _bounded(origins: Iterable[Origin], most: Iterable[int]) -> list[Origin]:
+  return [o._replace(most=n) for o, n in zip(origins, most)]
+
+
+def _origins(step: Step, ins: Sequence[Origin]) -> list[Origin]:
   if step.op in PRODUCTS and not all(o.leaf for o in ins):
     # Two weights make a weight (a low-rank update); a cotangent that happens to be
     # constant does not.
@@ -115,16 +139,20 @@ def enter(step: Step, ins: Sequence[Origin]) -> list[list[Origin]]:
   """
   inner, ins = step.inner, list(ins)
   assert inner is not None
+  whole = distinct.sizes(step.ins)
   if inner.kind == "cond":
     return [ins[1:]] * len(inner.programs)
   if inner.kind == "while":
     n, m = inner.consts
-    carry = _settle(inner.programs[1], ins[n : n + m], ins[n + m :], [])
+    carry = _bounded(ins[n + m :], whole[n + m :])
+    carry = _settle(inner.programs[1], ins[n : n + m], carry, [])
     return [[*ins[:n], *carry], [*ins[n : n + m], *carry]]
   if inner.kind == "scan":
     n, end = inner.consts[0], inner.consts[0] + inner.carry
-    carry = _settle(inner.programs[0], ins[:n], ins[n:end], ins[end:])
-    return [[*ins[:n], *carry, *ins[end:]]]
+    parts = [size // max(inner.times, 1) for size in whole[end:]]
+    xs = _bounded(ins[end:], map(min, parts, (o.most for o in ins[end:])))
+    carry = _bounded(ins[n:end], whole[n:end])
+    return [[*ins[:n], *_settle(inner.programs[0], ins[:n], carry, xs), *xs]]
   if inner.kind == "other":
     return [[DATA] * len(p.inputs) for p in inner.programs]
   return [ins]
@@ -139,13 +167,17 @@ def outputs(program: Program, inputs: Sequence[Origin]) -> list[Origin]:
 def _through_inner(step: Step, ins: Sequence[Origin]) -> list[Origin]:
   inner = step.inner
   assert inner is not None
+  sizes = distinct.sizes(step.outs)
   if inner.kind == "other":
-    return [CONSTANT if all(o.pure for o in ins) else DATA] * len(step.writes)
+    one = CONSTANT if all(o.pure for o in ins) else DATA
+    return _bounded([one] * len(sizes), sizes)
   entered = enter(step, ins)
   if inner.kind == "while":
-    return entered[1][inner.consts[1] :]
+    return _bounded(entered[1][inner.consts[1] :], sizes)
   each = [outputs(p, o) for p, o in zip(inner.programs, entered)]
-  return [_join(column) for column in zip(*each)]
+  found = [_join(column) for column in zip(*each)]
+  # All iterations of a scan, all devices of a shard_map.
+  return _bounded(found, (o.most * inner.times for o in found))
 
 
 def _settle(
@@ -153,7 +185,7 @@ def _settle(
 ) -> list[Origin]:
   while True:
     after = outputs(body, [*consts, *carry, *xs])[: len(carry)]
-    joined = [_join(pair) for pair in zip(carry, after)]
+    joined = [_join(pair)._replace(most=pair[0].most) for pair in zip(carry, after)]
     if joined == carry:
       return carry
     carry = joined
@@ -161,16 +193,17 @@ def _settle(
 
 def _join(origins: Sequence[Origin]) -> Origin:
   """One origin for a value that may be any of several; never gains a name twice."""
-  pure = all(o.pure for o in origins)
+  pure, most = all(o.pure for o in origins), max(o.most for o in origins)
   named = [o for o in origins if o.leaf]
-  if _SEVERAL in origins or any(o.leaf != named[0].leaf for o in named):
-    return _SEVERAL if pure else DATA
-  if pure:
-    return named[0] if named else CONSTANT
-  # A loop that starts from zeros and goes on with data holds data.
-  if len(named) == len(origins):
-    return named[0]._replace(pure=False)
-  return DATA
+  several = any(o.size == _SEVERAL.size for o in origins)
+  if several or any(o.leaf != named[0].leaf for o in named):
+    found = _SEVERAL if pure else DATA
+  elif pure:
+    found = named[0] if named else CONSTANT
+  else:
+    # A loop that starts from zeros and goes on with data holds data.
+    found = named[0] if len(named) == len(origins) else DATA
+  return found._replace(pure=pure, most=most)
 
 
 def sinks(program: Program, names: Sequence[str]) -> dict[Hashable, str]:

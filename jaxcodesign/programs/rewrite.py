@@ -126,7 +126,7 @@ class _Walk:
     env = dict(zip(program.inputs, values)) | dict(program.constants)
     get = lambda a: a.value if isinstance(a, jaxprs.Literal) else env[a]
     for step in program.steps:
-      ins = [provenance.look(known, a) for a in step.reads]
+      ins = provenance.read(known, step)
       outputs = [sinks.get(v, "") for v in step.writes]
       with jaxprs.standing_in(step):
         out = self.step(step, [get(a) for a in step.reads], ins, outputs, site)

@@ -18,7 +18,6 @@ import jax
 
 from jaxcodesign import tree
 from jaxcodesign.programs import (
-  distinct,
   jaxprs,
   matrix_view,
   products,
@@ -218,8 +217,7 @@ def trace(
     origins = provenance.parameters(params, known)
     count = _Counter(branches)
     names = provenance.gradient_names(known.shape, params)
-    site = Site(source=jaxprs.caller())
-    count.program(known.program, origins, distinct.sizes(known.arrays), names, site)
+    count.program(known.program, origins, names, Site(source=jaxprs.caller()))
     vectors = count.vectors.items()
     io = [a for a, o in zip(known.arrays, origins) if not o.leaf]
     return Workload(
@@ -241,35 +239,24 @@ class _Counter:
     self.vectors: dict[tuple[str, int, int], int] = {}
 
   def program(
-    self,
-    program: Program,
-    ins: Sequence[Origin],
-    bounds: Sequence[int],
-    names: Sequence[str],
-    site: Site,
+    self, program: Program, ins: Sequence[Origin], names: Sequence[str], site: Site
   ) -> None:
-    known, counts = provenance.flow(program, ins), distinct.flow(program, bounds)
+    known = provenance.flow(program, ins)
     sinks = provenance.sinks(program, names)
     for step in program.steps:
       refused.check(step, site.source)
       if step.inner is None and step.op not in jaxprs.PRODUCTS:
         self.vector(step, site)
         continue
-      origins = [provenance.look(known, a) for a in step.reads]
-      have = distinct.read(counts, step)
+      origins = provenance.read(known, step)
       outputs = [sinks.get(v, "") for v in step.writes]
       if step.inner is None:
-        self.gemms.append(gemm_of(step, origins, outputs[0], site, have))
+        self.gemms.append(gemm_of(step, origins, outputs[0], site))
       else:
-        self.inside(step, origins, have, outputs, site.inside(step))
+        self.inside(step, origins, outputs, site.inside(step))
 
   def inside(
-    self,
-    step: Step,
-    ins: Sequence[Origin],
-    bounds: Sequence[int],
-    names: Sequence[str],
-    site: Site,
+    self, step: Step, ins: Sequence[Origin], names: Sequence[str], site: Site
   ) -> None:
     assert step.inner is not None
     if step.inner.kind == "while":
@@ -282,16 +269,16 @@ class _Counter:
         f"{site.source}: what runs inside {step.op} is not known to the "
         "tracer; trace the function it wraps"
       )
-    entered = list(zip(provenance.enter(step, ins), distinct.enter(step, bounds)))
+    entered = provenance.enter(step, ins)
     if step.inner.kind == "cond":
       self.branch(step.inner.programs, entered, names, site)
     else:
-      self.program(step.inner.programs[0], *entered[0], names, site)
+      self.program(step.inner.programs[0], entered[0], names, site)
 
   def branch(
     self,
     programs: Sequence[Program],
-    ins: Sequence[tuple[Sequence[Origin], Sequence[int]]],
+    ins: list[list[Origin]],
     names: Sequence[str],
     site: Site,
   ) -> None:
@@ -301,9 +288,9 @@ class _Counter:
         'trace(fn, branches="max") counts the largest'
       )
     tried = []
-    for program, (origins, bounds) in zip(programs, ins):
+    for program, origins in zip(programs, ins):
       one = _Counter(self.branches)
-      one.program(program, origins, bounds, names, site)
+      one.program(program, origins, names, site)
       elements = sum(e * times for (_, e, _), times in one.vectors.items())
       tried.append((sum(g.macs for g in one.gemms), elements, one))
     best = max(tried, key=lambda t: t[:2])[2]
@@ -339,13 +326,7 @@ def _itemsize(aval: Any) -> int:
   return getattr(aval.dtype, "itemsize", 8)
 
 
-def gemm_of(
-  step: Step,
-  origins: Sequence[Origin],
-  output: str,
-  site: Site,
-  bounds: Sequence[int] | None = None,
-) -> Gemm:
+def gemm_of(step: Step, origins: Sequence[Origin], output: str, site: Site) -> Gemm:
   """The `Gemm` of a product step.
 
   Args:
@@ -353,7 +334,6 @@ def gemm_of(
     origins: Of its operands.
     output: Parameter whose gradient its result flows into, "" if none.
     site: Of the program that holds it.
-    bounds: Distinct values that each operand has at most; None takes all for that.
   """
   site = site.at(step)
   role: Role = "forward"
@@ -365,9 +345,7 @@ def gemm_of(
   flip = products.flipped(step, origins)
   left, right = origins[::-1] if flip else origins
   size = products.dims(step, flip)
-  values = distinct.sizes(step.ins) if bounds is None else bounds
-  from_left, from_right = values[::-1] if flip else values
-  uses = min(from_right, size.batch * size.k * size.n) * site.times
+  uses = right.most * site.times
   return Gemm(
     left.leaf,
     right.leaf,
@@ -376,7 +354,7 @@ def gemm_of(
     kind=products.kind(step, flip),
     role=role,
     output=output if role == "weight_gradient" else "",
-    lhs_elements=from_left,
+    lhs_elements=left.most,
     rhs_elements=min(uses, right.size) if right.leaf else uses,
     window=products.window(step, flip),
     out_elements=step.outs[0].size,
