@@ -6,6 +6,7 @@
   Microscaling  OCP MX: MXFP8_E4M3, MXFP8_E5M2, MXFP6_E2M3, MXFP6_E3M2, MXFP4, MXINT8
   ScaledBlocks  minifloats under two levels of scales: NVFP4
   Logarithmic   powers of two, and of roots of two
+  NormalFloat   the sixteen values of NF4, filled evenly by a normal distribution
   Terms         integers under a budget of powers of two
   Width         integers whose bits a gradient moves
   Calibrated    any of them with a scale from data seen before
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
   from jaxcodesign.numerics.formats.minifloat import E4M3 as E4M3
   from jaxcodesign.numerics.formats.minifloat import E5M2 as E5M2
   from jaxcodesign.numerics.formats.minifloat import Minifloat as Minifloat
+  from jaxcodesign.numerics.formats.normal_float import NF4 as NF4
+  from jaxcodesign.numerics.formats.normal_float import NormalFloat as NormalFloat
   from jaxcodesign.numerics.formats.sharing import Share as Share
   from jaxcodesign.numerics.formats.term_budget import Terms as Terms
   from jaxcodesign.numerics.formats.width import Width as Width
@@ -69,7 +72,9 @@ __getattr__, __dir__, __all__ = face(  # pyright: ignore[reportUnsupportedDunder
   MXINT8="microscaling:MXINT8",
   Microscaling="microscaling:Microscaling",
   Minifloat="minifloat:Minifloat",
+  NF4="normal_float:NF4",
   NVFP4="microscaling:NVFP4",
+  NormalFloat="normal_float:NormalFloat",
   PACT="learned:PACT",
   Packed="format:Packed",
   ScaledBlocks="microscaling:ScaledBlocks",

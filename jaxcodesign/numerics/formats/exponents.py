@@ -109,6 +109,16 @@ def to_e8m0(e: jax.Array) -> jax.Array:
   return jax.lax.bitcast_convert_type((e + 127).astype(jnp.uint8), jnp.float8_e8m0fnu)
 
 
+def nearest_e8m0(x: jax.Array) -> jax.Array:
+  """E8M0 bytes of float32 `x` [...]: the nearest power of two, up from 1.5 times one.
+
+  NaN where `x` is not positive, is NaN or is nearest to 2^128; subnormals count.
+  """
+  bits = jnp.minimum(bits_of(x), 255 << _FRACTION)
+  code = jnp.where(bits > 0, (bits + (1 << 22)) >> _FRACTION, 255)
+  return jax.lax.bitcast_convert_type(code.astype(jnp.uint8), jnp.float8_e8m0fnu)
+
+
 def from_e8m0(code: jax.Array) -> jax.Array:
   """int32 exponents [...] of E8M0 bytes; INFINITE for NaN."""
   return jax.lax.bitcast_convert_type(code, jnp.uint8).astype(jnp.int32) - 127

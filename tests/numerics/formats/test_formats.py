@@ -47,6 +47,7 @@ FORMATS = [
   formats.ScaledBlocks(formats.E2M1, block=6, tensor=False),
   formats.Logarithmic(),
   formats.Logarithmic(bits=6, fraction=2, share="channel"),
+  formats.NormalFloat(share=8),
 ]
 # A format at a time: its programs are compiled once, by one worker.
 every_format = pytest.mark.parametrize("fmt", FORMATS, ids=repr, scope="module")
@@ -108,9 +109,8 @@ def same(a, b):
 
 
 def is_odd(fmt):
-  return not (
-    isinstance(fmt, formats.Fixed) and (fmt.bits == 1 or fmt.grid != "symmetric")
-  )
+  fixed = isinstance(fmt, formats.Fixed) and (fmt.bits == 1 or fmt.grid != "symmetric")
+  return not (fixed or isinstance(fmt, formats.NormalFloat))
 
 
 def has_zero(fmt):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxcodesign.numerics import formats
-from jaxcodesign.numerics.formats import noise
+from jaxcodesign.numerics.formats import exponents, noise, normal_float
 
 GOLDEN = np.load(pathlib.Path(__file__).parents[2] / "reference/golden_formats.npz")
 TINY = 2.0**-126
@@ -200,6 +200,44 @@ def test_qwix_integers(family):
     steps = np.asarray(x, "f8").reshape(*step.shape, -1) / step[..., None].astype("f8")
     tie = (np.abs(steps - np.floor(steps) - 0.5) < 1e-6).reshape(x.shape)
     np.testing.assert_array_equal(codes[~tie], GOLDEN[key].astype("f4")[~tie])
+
+
+def test_qwix_normal_floats():
+  fmt = formats.NormalFloat(32)
+  for key in keys("qwix/nf4_t32/q/"):
+    x, _ = inputs(key)
+    of = lambda what, key=key: GOLDEN[key.replace("/q/", f"/{what}/")]
+    scale = scale_of(fmt, x)
+    np.testing.assert_array_equal(scale, of("scale").reshape(scale.shape))
+    codes = GOLDEN[key].astype("i4")
+    found = elements_of(fmt, x, scale)
+    np.testing.assert_array_equal(found, np.float32(normal_float.LEVELS)[codes])
+    np.testing.assert_allclose(quantize(fmt, x), of("deq"), rtol=3e-7)
+
+
+@pytest.mark.parametrize(
+  ("family", "element"), [("mxfp8", formats.E4M3), ("mxfp4", formats.E2M1)]
+)
+def test_qwix_microscaling(family, element):
+  """Its scale is the smallest that saturates nothing."""
+  fmt = formats.Microscaling(element, scale_rule="rceil")
+  for key in keys(f"qwix/{family}/deq/"):
+    x, _ = inputs(key)
+    np.testing.assert_array_equal(quantize(fmt, x), GOLDEN[key])
+    scale = np.asarray(scale_of(fmt, x))
+    wanted = GOLDEN[key.replace("/deq/", "/scale/")]
+    used = exact_peak(x, scale.shape) > 0
+    np.testing.assert_array_equal((2.0**scale)[used], wanted[used])
+
+
+def test_e8m0_codes_are_those_of_ml_dtypes():
+  codes = jax.jit(
+    lambda x: jax.lax.bitcast_convert_type(exponents.nearest_e8m0(x), jnp.uint8)
+  )
+  for key in keys("mldtypes/float8_e8m0fnu/"):
+    np.testing.assert_array_equal(codes(inputs(key)[0]), GOLDEN[key])
+  odd = jnp.float32([0, -0.0, -1, jnp.nan, jnp.inf, -jnp.inf, 2.0**127, 3e38])
+  np.testing.assert_array_equal(codes(odd), [255] * 6 + [254, 255])
 
 
 @pytest.mark.parametrize("name", sorted(CASTS))
