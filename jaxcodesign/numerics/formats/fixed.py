@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, floats, unflushed
 from jaxcodesign.numerics.formats.sharing import (
   Share,
@@ -93,6 +94,7 @@ class Fixed(Format):
       return 0, 2 * half - 1
     return (1 - half if self.grid == "symmetric" else -half), half - 1
 
+  @compiled
   def scale(self, x: jax.Array) -> Any:
     values, axis = (
       lanes(floats(x), self.share, self.axis),

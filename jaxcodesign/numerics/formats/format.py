@@ -36,6 +36,7 @@ import jax.numpy as jnp
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, storage
+from jaxcodesign.numerics.formats.compiled import compiled
 
 Key = jax.Array | noise.Noise
 
@@ -70,6 +71,7 @@ class Format(abc.ABC):
   def scale(self, x: jax.Array) -> Any:
     """The scale or scales of `x` [..., N]: a pytree that `round` understands."""
 
+  @compiled
   def round(self, x: jax.Array, scale: Any, key: Key | None = None) -> jax.Array:
     """`x` [..., N] on the grid of `scale`, straight-through.
 
@@ -85,16 +87,19 @@ class Format(abc.ABC):
     values = exponents.flush(self.values(elements, scale))
     return rounding.straight_through(x, _cast(values, x.dtype))
 
+  @compiled
   def quantize(self, x: jax.Array, key: Key | None = None) -> jax.Array:
     """`round(x, scale(x), key)`."""
     return self.round(x, self.scale(x), key)
 
+  @compiled
   def pack(self, x: jax.Array, key: Key | None = None) -> Packed:
     """`x` [..., N] as codes and scales in their storage types; no gradient."""
     scale = self.scale(x)
     codes = self.store(self.elements(floats(x), scale, noise.of(key)))
     return Packed(codes, self.store_scale(scale), tuple(x.shape), jnp.dtype(x.dtype))
 
+  @compiled
   def unpack(self, packed: Packed) -> jax.Array:
     """The array that `pack` stored, equal to its `quantize` bit for bit."""
     elements = self.load(packed.codes, packed.shape)

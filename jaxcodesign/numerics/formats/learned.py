@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, Key
 from jaxcodesign.numerics.formats.steps import in_steps
 from jaxcodesign.numerics.formats.storage import load_integers, store_integers
@@ -57,6 +58,7 @@ class _Learned(Format):
   def terms_per_value(self) -> float:
     return float(terms.most_terms(self.bits))
 
+  @compiled
   def round(self, x: jax.Array, scale: Any, key: Key | None = None) -> jax.Array:
     elements = self.elements(_floats(x), scale, noise.of(key))
     return self.values(elements, scale).astype(x.dtype)
@@ -93,6 +95,7 @@ class LSQ(_Learned):
     """-Q_n and Q_p."""
     return _limits(self.bits, self.signed)
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     _, most = self.limits()
     return _slower(_at_least(self.step), 1 / math.sqrt(max(x.size, 1) * most))
@@ -127,10 +130,12 @@ class PACT(_Learned):
     _check_bits(self.bits)
     _check_positive("limit", self.limit, "10 is a usual start")
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     del x
     return _at_least(self.limit)
 
+  @compiled
   def round(self, x: jax.Array, scale: Any, key: Key | None = None) -> jax.Array:
     given = _floats(x)
     inside = jnp.where(given > 0, given, jnp.float32(0))
@@ -173,6 +178,7 @@ class DoReFa(_Learned):
     if self.operand not in ("weight", "activation"):
       raise ValueError(f"operand={self.operand!r} is neither weight nor activation")
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     if self.operand == "activation":
       return jnp.ones((), jnp.float32)

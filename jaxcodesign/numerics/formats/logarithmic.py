@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, unflushed
 from jaxcodesign.numerics.formats.sharing import (
   Share,
@@ -67,6 +68,7 @@ class Logarithmic(Format):
   def _most(self) -> int:
     return 2 ** (self.bits - 1) - 1
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     peak = exponents.peak(
       lanes(unflushed(x), self.share, self.axis), axis_of(self.share, self.axis)

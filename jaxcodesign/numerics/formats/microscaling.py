@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, minifloat, noise
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.fixed import Fixed
 from jaxcodesign.numerics.formats.format import Format, floats
 from jaxcodesign.numerics.formats.minifloat import Minifloat
@@ -63,6 +64,7 @@ class Microscaling(Format):
         f"scale_rule={self.scale_rule!r} is none of {', '.join(SCALE_RULES)}"
       )
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     largest, mantissa, top = _range(self.element)
     infinity = 0x7F800000
@@ -161,6 +163,7 @@ class ScaledBlocks(Format):
     if tree.is_concrete(self.known) and not (np.asarray(self.known) > 0).all():
       raise ValueError(f"known={self.known} is no scale: it must be positive")
 
+  @compiled
   def scale(self, x: jax.Array) -> TwoLevels:
     largest, _, _ = _range(self.element)
     peaks = exponents.peak(blocks(floats(x), self.block, self.axis), self.axis)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, floats, unflushed
 from jaxcodesign.numerics.formats.sharing import (
   Share,
@@ -114,6 +115,7 @@ class Minifloat(Format):
     gap = 2.0 ** (-self.mantissa + (self.specials == "fn"))
     return (2.0 - gap) * 2.0**self.top
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     if self.share is None:
       floats(x)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
+from jaxcodesign.numerics.formats.compiled import compiled
 from jaxcodesign.numerics.formats.format import Format, unflushed
 from jaxcodesign.numerics.formats.sharing import (
   Share,
@@ -69,6 +70,7 @@ class Terms(Format):
     # digit to write it.
     return 2**self.bits - (self.encoding == "booth4")
 
+  @compiled
   def scale(self, x: jax.Array) -> jax.Array:
     terms.check_budget(self.budget)
     check_axis(x, self.axis)
