@@ -55,6 +55,8 @@ def _measured(
   pack = jax.jit(fmt.pack)  # the format closed over: a traced mantissa has no storage
   value, took = ratio(lambda: nearest(fmt, x), lambda: copy(x))
   yield Measurement(f"nearest {title}", value, "x", "copy", f"<= {most} x", took)
+  value, took = ratio(lambda: fmt.quantize(x), lambda: nearest(fmt, x))
+  yield Measurement(f"without jit {title}", value, "x", "nearest", "<= 1.5 x", took)
   value, took = ratio(lambda: noisy(fmt, x, key), lambda: nearest(fmt, x))
   yield Measurement(f"stochastic {title}", value, "x", "nearest", "<= 1.5 x", took)
   value, took = ratio(lambda: pack(x), lambda: copy(x))

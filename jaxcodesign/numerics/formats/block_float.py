@@ -10,6 +10,7 @@ Point", NeurIPS 2020; Drumond et al., "Training DNNs with Hybrid Block Floating 
 NeurIPS 2018.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ import numpy as np
 from jaxcodesign import tree
 from jaxcodesign.numerics.formats import exponents, noise, rounding, terms
 from jaxcodesign.numerics.formats.compiled import compiled
-from jaxcodesign.numerics.formats.format import Format, floats
+from jaxcodesign.numerics.formats.format import Format, Key, Packed, floats
 from jaxcodesign.numerics.formats.sharing import (
   blocks,
   check_axis_number,
@@ -143,6 +144,14 @@ class BlockFloat(Format):
     e = jnp.where(poisoned, scale, scale - (self._mantissa() - 1))
     return unblock(
       exponents.scaled(lanes, jnp.expand_dims(e, self.axis)), elements.shape, self.axis
+    )
+
+  def pack(self, x: jax.Array, key: Key | None = None) -> Packed:
+    if not tree.is_concrete(self.mantissa):
+      return super().pack(x, key)
+    # A number of Python's own is known inside a compiled program, an array is not.
+    return Format.pack(
+      dataclasses.replace(self, mantissa=int(np.max(self.mantissa))), x, key
     )
 
   def store(self, elements: jax.Array) -> jax.Array:
