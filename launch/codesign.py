@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = command_line.parse(argv, prog=PROG)
+    launch = command_line.parse(argv, prog=PROG, kinds=(codesign.CodesignConfig,))
     console = Console()
     if launch.dry_run:
       dry_run(launch.config, console)

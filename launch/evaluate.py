@@ -32,11 +32,7 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = command_line.parse(argv, prog=PROG)
-    if not isinstance(launch.config, sweep.SweepConfig):
-      raise ValueError(
-        f"{launch.path} is no sweep of formats; try python -m launch.codesign"
-      )
+    launch = command_line.parse(argv, prog=PROG, kinds=(sweep.SweepConfig,))
     command = shlex.join([*PROG.split(), *argv])
     if launch.dry_run:
       dry_run(launch, Console())

@@ -33,14 +33,9 @@ def main(argv: list[str]) -> int:
   """Runs the program; returns its exit code."""
 
   def program() -> None:
-    launch = command_line.parse(argv, prog=PROG)
+    launch = command_line.parse(argv, prog=PROG, kinds=(TrainJob, Comparison))
     console = Console()
     config = launch.config
-    if not isinstance(config, TrainJob | Comparison):
-      raise ValueError(
-        f"{launch.path} is no TrainJob or Comparison; codesign and evaluate have "
-        "launchers of their own"
-      )
     run = config.run if isinstance(config, TrainJob) else config.job.run
     if launch.dry_run:
       distributed.require_devices(run.mesh.size())

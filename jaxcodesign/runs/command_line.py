@@ -1,17 +1,19 @@
 """How a config file becomes a run: loading it, overriding its fields, its folder.
 
-A config is a Python file with a docstring and two functions, `config()` and `smoke()`,
-that return frozen dataclasses of real objects. Nothing is registered and nothing is
-looked up by name.
+A config is a Python file with a docstring and a function `config()`, and `smoke()` for
+--smoke, that return frozen dataclasses of real objects. Nothing is registered and
+nothing is looked up by name.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import sys
 import tempfile
 import traceback
@@ -19,10 +21,12 @@ import types
 from typing import Any
 
 from jaxcodesign.data.cache import expanded
-from jaxcodesign.runs import overrides
+from jaxcodesign.runs import help, overrides
 from jaxcodesign.runs.disk import files
 from jaxcodesign.runs.disk.lock import FolderLock
 from jaxcodesign.runs.overrides import ConfigError
+
+_LONGEST = 80  # letters of a folder's name that tell what was overridden
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +35,9 @@ class Launch:
 
   Attributes:
     config: What the file's `config()` or `smoke()` returned, overrides applied.
-    name: Of the run: the file's stem, with `_smoke` under --smoke, so that a smoke run
-      never writes where a real one did.
+    name: Of the run: the file's stem, with `_smoke` under --smoke and with what was
+      overridden, so that neither writes where the config's own run did. Fields of
+      `run`, which decide no number, are left out.
     path: The config file.
     out: Folder of all runs.
     dry_run: Compile and print costs, run no step.
@@ -50,20 +55,23 @@ class Launch:
 
 
 def load(
-  path: str | pathlib.Path, configs: str | pathlib.Path = "configs"
+  path: str | pathlib.Path,
+  configs: str | pathlib.Path = "configs",
+  smoke: bool = False,
 ) -> types.ModuleType:
   """Imports a config file.
 
   Args:
     path: Of the file, as the file system has it.
     configs: Folder whose files are offered where `path` is no Python file at all.
+    smoke: Whether its function `smoke` is wanted.
 
   Returns:
-    The module, with functions `config` and `smoke` and a docstring.
+    The module, with a function `config`, one `smoke` if wanted, and a docstring.
 
   Raises:
     ConfigError: if the file is missing (with the nearest name and the choices in its
-      folder), fails to import (with its line), or lacks one of the three.
+      folder), fails to import (with its line), or lacks one of these.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -82,26 +90,36 @@ def load(
     path.read_bytes(), str(path), "exec", optimize=min(sys.flags.optimize, 1)
   )
   _run(path, lambda: exec(code(), vars(module)))
-  for name in ("config", "smoke"):
-    if not inspect.isfunction(getattr(module, name, None)):
-      raise ConfigError(f"{path} has no function {name}(){_choices(path.parent)}")
+  if not inspect.isfunction(getattr(module, "config", None)):
+    raise ConfigError(f"{path} has no function config(){_choices(path.parent)}")
+  if smoke and not inspect.isfunction(getattr(module, "smoke", None)):
+    raise ConfigError(
+      f"{path} has no function smoke(): write one that returns a small config, or "
+      "leave --smoke out"
+    )
   if not module.__doc__:
     raise ConfigError(f"{path} has no docstring: state its command and expected result")
   return module
 
 
 def parse(
-  argv: Sequence[str], *, prog: str, configs: str | pathlib.Path = "configs"
+  argv: Sequence[str],
+  *,
+  prog: str,
+  kinds: tuple[type, ...] = (),
+  configs: str | pathlib.Path = "configs",
 ) -> Launch:
   """Reads a command line: CONFIG [--smoke] [--dry-run] [--out DIR] [--field VALUE].
 
-  CONFIG comes before overrides. --help after a CONFIG lists each field with its type,
-  default and doc; without one it lists the files in `configs`. Field names may be
-  written with - or _. Overriding keeps types: an int field refuses 0.5.
+  CONFIG comes before overrides. --help after a CONFIG lists its groups of fields,
+  --help GROUP the fields of one, --help-all all of them; without a CONFIG it lists the
+  files in `configs` that name `prog` in their docstring. Field names may be written
+  with - or _. Overriding keeps types: an int field refuses 0.5.
 
   Args:
     argv: Arguments without the program's name, as in sys.argv[1:].
     prog: How the program is called, for messages: "python -m launch.codesign".
+    kinds: Of configs that it runs, dataclasses; () for any.
     configs: Folder whose files are offered where CONFIG is missing.
 
   Raises:
@@ -114,24 +132,27 @@ def parse(
     if at is None:
       raise _without_config(argv, prog, pathlib.Path(configs))
     path = pathlib.Path(argv.pop(at))
-    module = load(path, configs)
     smoke = "--smoke" in argv
+    module = load(path, configs, smoke)
     value = _run(path, module.smoke if smoke else module.config)
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
       raise ConfigError(f"{path} must return a frozen dataclass, not {value!r}")
-    flags, value = overrides.override(
-      _Flags(),
-      value,
-      argv,
-      prog=f"{prog} {path}",
-      description=inspect.cleandoc(module.__doc__ or ""),
+    if kinds and not isinstance(value, kinds):
+      raise ConfigError(_of_another(path, module.__doc__ or "", value, kinds))
+    called, told = f"{prog} {path}", inspect.cleandoc(module.__doc__ or "")
+    if {"-h", "--help", "--help-all"} & {*argv}:
+      print(_helped(argv, called, told, value), end="")
+      raise SystemExit(0)
+    flags, changed = overrides.override(
+      _Flags(), value, argv, prog=called, description=told
     )
+    name = f"{path.stem}_smoke" if smoke else path.stem
+    name += _difference(value, changed)
   except ConfigError as error:
     print(f"{prog}: {error}", file=sys.stderr)
     raise SystemExit(2) from error
-  name = f"{path.stem}_smoke" if smoke else path.stem
   out = expanded(flags.out)
-  return Launch(value, name, path, out, flags.dry_run, smoke, flags.accept_data)
+  return Launch(changed, name, path, out, flags.dry_run, smoke, flags.accept_data)
 
 
 def run_folder(base: str | pathlib.Path, name: str) -> pathlib.Path:
@@ -200,6 +221,41 @@ class _Flags:
   """Folder of all runs; this one writes into a folder of its name."""
 
 
+def _difference(old: Any, new: Any) -> str:
+  """What sets a config apart, as the end of a folder's name; "" if nothing does."""
+  pairs = zip(help.fields(old), help.fields(new), strict=True)
+  parts = [
+    f"{field.name}-{','.join(dict.fromkeys(field.defaults))}"
+    for before, field in pairs
+    if before != field and "run" not in field.name.split(".")[:2]
+  ]
+  said = re.sub(r"[^\w.,+-]+", "", "_".join(parts))
+  if len(said) > _LONGEST:
+    said = f"{said[: _LONGEST - 9]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+  return f"_{said}" if said else ""
+
+
+def _helped(argv: list[str], prog: str, description: str, config: Any) -> str:
+  """What --help and what follows it asks for."""
+  if "--help-all" in argv:
+    return help.detailed(config)
+  at = next(i for i, argument in enumerate(argv) if argument in ("-h", "--help"))
+  asked = argv[at + 1 : at + 2]
+  if asked and (not asked[0].startswith("--") or "." in asked[0]):
+    return help.detailed(config, asked[0])
+  return help.general(prog, description, _Flags(), config)
+
+
+def _of_another(
+  path: pathlib.Path, doc: str, value: Any, kinds: tuple[type, ...]
+) -> str:
+  """That a config is of another program, and of which one it says that it is."""
+  found = re.search(r"python -m [\w.]+", doc)
+  wanted = " or ".join(kind.__name__ for kind in kinds)
+  way_out = f"; it is run by {found[0]} {path}" if found else ""
+  return f"{path} is a {type(value).__name__}, no {wanted}{way_out}"
+
+
 def _position(argv: list[str]) -> int | None:
   """Where CONFIG is: the first argument that is no option, nor --out's value."""
   for i, argument in enumerate(argv):
@@ -213,18 +269,25 @@ def _without_config(
 ) -> ConfigError | SystemExit:
   """What ends the program where no argument is a CONFIG; prints the general help."""
   if "--help" not in argv and "-h" not in argv:
-    return ConfigError(f"CONFIG is missing{_choices(configs)}")
+    return ConfigError(f"CONFIG is missing{_choices(configs, prog=prog)}")
   print(
     f"usage: {prog} CONFIG [--help] [--smoke] [--dry-run] [--out DIR] "
     f"[--field.path VALUE]\n\nCONFIG is a Python file, before the overrides"
-    f"{_choices(configs)}\n`{prog} CONFIG --help` lists its fields."
+    f"{_choices(configs, prog=prog)}\n`{prog} CONFIG --help` lists its fields."
   )
   return SystemExit(0)
 
 
-def _choices(folder: pathlib.Path, wanted: str = "") -> str:
-  """The config files in `folder` as the end of a message, the nearest one first."""
+def _choices(folder: pathlib.Path, wanted: str = "", prog: str = "") -> str:
+  """The config files in `folder` as the end of a message, the nearest one first.
+
+  With `prog` those that name it, if any does.
+  """
   files = {path.name: path for path in sorted(folder.glob("[!_]*.py"))}
+  named = {
+    n: p for n, p in files.items() if f"{prog} " in p.read_text("utf-8", "ignore")
+  }
+  files = named if prog and named else files
   if not files:
     return f"; there are none in {folder}/"
   near = difflib.get_close_matches(wanted, files, n=1)
@@ -242,4 +305,11 @@ def _run(path: pathlib.Path, function: Callable[..., Any], *args: Any) -> Any:
     if isinstance(error, SyntaxError) and error.filename == str(path):
       lines.append(error.lineno)
     where = f"{path}:{lines[-1]}" if lines else path
-    raise ConfigError(f"{where} raises {type(error).__name__}: {error}") from error
+    shown = (
+      f"\n  {error.text.strip()}"
+      if isinstance(error, SyntaxError) and error.text
+      else ""
+    )
+    raise ConfigError(
+      f"{where} raises {type(error).__name__}: {error}{shown}"
+    ) from error

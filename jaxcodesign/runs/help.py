@@ -48,7 +48,8 @@ def general(prog: str, description: str, flags: Any, config: Any) -> str:
   lines += ["", "groups, each listed by --help GROUP:"]
   width = max(map(len, rest), default=0)
   for name, found in rest.items():
-    lines.append(_wrapped(f"  {name:{width}}  ", ", ".join(_last(f) for f in found)))
+    parts = dict.fromkeys(map(_part, found))
+    lines.append(_wrapped(f"  {name:{width}}  ", ", ".join(parts)))
   return "\n".join(lines) + "\n"
 
 
@@ -85,7 +86,7 @@ def _options(value: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
     path = f"{prefix}{'N' if isinstance(value, tuple) else overrides.option(name)}"
     if overrides.is_nested(item):
       yield from _options(item, f"{path}.")
-    elif overrides.kind(hint, item) is not None:
+    elif overrides.kind_of(hint, item) is not None:
       yield path, doc, str(overrides.plain(item))
 
 
@@ -107,5 +108,7 @@ def _wrapped(head: str, text: str) -> str:
   )
 
 
-def _last(field: Field) -> str:
-  return field.name.split(".", 1)[1].removeprefix("N.")
+def _part(field: Field) -> str:
+  """What a field is, or is part of, in its group."""
+  part, *more = field.name.split(".", 1)[1].removeprefix("N.").split(".")
+  return f"{part}.*" if more else part

@@ -98,7 +98,7 @@ def _fields(value: Any) -> list[dataclasses.Field]:
   return [f for f in dataclasses.fields(value) if f.init]
 
 
-def _items(value: Any) -> Iterator[tuple[str, Any, Any, str]]:
+def items(value: Any) -> Iterator[tuple[str, Any, Any, str]]:
   """(name, value, annotation, doc) of each part of a dataclass or a tuple of them."""
   if isinstance(value, tuple):
     for i, item in enumerate(value):
@@ -111,25 +111,26 @@ def _items(value: Any) -> Iterator[tuple[str, Any, Any, str]]:
     yield field.name, getattr(value, field.name), hint, doc
 
 
-def _is_nested(value: Any) -> bool:
+def is_nested(value: Any) -> bool:
+  """Whether `value` has parts that are options: a dataclass, a tuple of them."""
   if type(value) is tuple:
-    return bool(value) and all(_is_nested(item) for item in value)
+    return bool(value) and all(is_nested(item) for item in value)
   return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def _mirror(value: Any) -> list[tuple[str, Any, Any]]:
   """Fields for make_dataclass: each part of `value` that has a text."""
   mirrored = []
-  for name, item, hint, doc in _items(value):
-    if _is_nested(item):
+  for name, item, hint, doc in items(value):
+    if is_nested(item):
       kind = dataclasses.make_dataclass(
         type(item).__name__, _mirror(item), frozen=True, namespace={"__doc__": doc}
       )
       default = kind()
     else:
-      kind, default = _kind(hint, item), _plain(item)
+      kind, default = kind_of(hint, item), plain(item)
     if kind is not None:
-      arg = tyro.conf.arg(name=_option(name), help=doc)
+      arg = tyro.conf.arg(name=option(name), help=doc)
       mirrored.append((f"_{name}", Annotated[kind, arg], default))
   return mirrored
 
@@ -137,14 +138,14 @@ def _mirror(value: Any) -> list[tuple[str, Any, Any]]:
 def _rebuild(value: Any, parsed: Any) -> Any:
   """`value` with what differs in `parsed`, an instance of its mirror."""
   changes = {}
-  for name, item, _, _ in _items(value):
+  for name, item, _, _ in items(value):
     if not hasattr(parsed, f"_{name}"):
       continue
     given = getattr(parsed, f"_{name}")
-    if _is_nested(item):
+    if is_nested(item):
       new = _rebuild(item, given)
     else:
-      new = item if given == _plain(item) else _like(item, given)
+      new = item if given == plain(item) else _like(item, given)
     if new is not item:
       changes[name] = new
   if not changes:
@@ -154,18 +155,18 @@ def _rebuild(value: Any, parsed: Any) -> Any:
   return dataclasses.replace(value, **changes)
 
 
-def _kind(hint: Any, value: Any) -> Any:
+def kind_of(hint: Any, value: Any) -> Any:
   """The type that tyro parses for `value`, None if it has no text."""
   members = typing.get_args(hint) if _is_union(hint) else (hint,)
   optional = (
     (lambda kind: kind | None) if type(None) in members else (lambda kind: kind)
   )
-  value = _plain(value)
+  value = plain(value)
   if typing.get_origin(hint) is Literal or isinstance(value, enum.Enum | bool):
     return hint if typing.get_origin(hint) is Literal else type(value)
   if value is None:
-    plain = [m for m in members if m in (bool, int, float, str, pathlib.Path)]
-    return Union[(*plain, None)] if plain else None
+    simple = [m for m in members if m in (bool, int, float, str, pathlib.Path)]
+    return Union[(*simple, None)] if simple else None
   if isinstance(value, int | float):
     integral = isinstance(value, int) and float not in members
     either = isinstance(value, int) and float in members and int in members
@@ -176,7 +177,7 @@ def _kind(hint: Any, value: Any) -> Any:
     return optional(str)
   if type(value) is tuple:
     inner = next(iter(typing.get_args(hint)), Any)
-    kinds = {_kind(inner, item) for item in value} or {inner}
+    kinds = {kind_of(inner, item) for item in value} or {inner}
     kind = kinds.pop()
     return tuple[kind, ...] if not kinds and kind in (int, float, str) else None
   return None
@@ -186,7 +187,7 @@ def _is_union(hint: Any) -> bool:
   return isinstance(hint, type(int | str)) or typing.get_origin(hint) is typing.Union
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """A scalar array as a Python number, anything else as it is."""
   scalar = isinstance(value, np.ndarray | np.generic | jax.Array) and value.ndim == 0
   if scalar and np.dtype(value.dtype).kind in "biuf":
@@ -203,24 +204,25 @@ def _like(old: Any, new: Any) -> Any:
   return new
 
 
-def _option(name: str) -> str:
+def option(name: str) -> str:
+  """A field's name as an option has it."""
   return name.replace("_", "-")
 
 
 def _names(value: Any) -> Iterator[str]:
   """Every option of `value`, without the leading dashes."""
-  for name, item, hint, _ in _items(value):
-    if _is_nested(item):
-      yield from (f"{_option(name)}.{inner}" for inner in _names(item))
-    elif _kind(hint, item) is not None:
-      yield _option(name)
+  for name, item, hint, _ in items(value):
+    if is_nested(item):
+      yield from (f"{option(name)}.{inner}" for inner in _names(item))
+    elif kind_of(hint, item) is not None:
+      yield option(name)
 
 
 def _unknown(arguments: list[str], names: list[str]) -> str:
   options = [a.split("=")[0] for a in arguments if a.startswith("-")]
   if not options:
     return f"unexpected argument {arguments[0]!r}: options are --field.path VALUE"
-  asked = _option(options[0].lstrip("-"))
+  asked = option(options[0].lstrip("-"))
   close = lambda a, b: difflib.SequenceMatcher(None, a, b).ratio()
   # A field asked for without its path is meant as often as one that is misspelt.
   nearest = max(names, key=lambda n: max(close(asked, n), close(asked, _last(n))))

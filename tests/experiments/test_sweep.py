@@ -166,5 +166,5 @@ def test_the_program_writes_table_curve_and_rows(tmp_path, capsys):
   assert len(found["rows"]) == 4 and found["versions"]["jax"] == jax.__version__
   assert evaluate.main([*argv, "--dry-run"]) == 0
   assert "4.62 term pairs" in capsys.readouterr().out
-  assert evaluate.main(["configs/fashion_codesign.py", "--out", str(tmp_path)]) == 1
-  assert "is no sweep of formats; try" in capsys.readouterr().err
+  assert evaluate.main(["configs/fashion_codesign.py", "--out", str(tmp_path)]) == 2
+  assert "is a CodesignConfig, no SweepConfig" in capsys.readouterr().err

@@ -14,107 +14,7 @@ from jaxcodesign import models
 from jaxcodesign.runs import command_line, overrides
 from jaxcodesign.runs.disk import files
 from jaxcodesign.training.config import TrainConfig
-
-PROG = "python -m launch.codesign"
-
-DEMO = '''
-"""A demonstration.
-
-Command: python -m launch.codesign configs/demo.py
-"""
-
-import dataclasses
-import enum
-import pathlib
-from typing import Any, Callable, Literal
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from jaxcodesign import models
-from jaxcodesign.training.config import TrainConfig
-
-
-class Mode(enum.Enum):
-  FAST = 1
-  SLOW = 2
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Memory:
-  """A memory.
-
-  Attributes:
-    capacity_bytes: What it holds
-      at once.
-    energy_j: For one byte.
-  """
-
-  capacity_bytes: jax.typing.ArrayLike = 1024
-  energy_j: float = 1e-12
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-  """How numbers are written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fixed(Format):
-  bits: int = 8  # Width, sign included.
-
-  def __post_init__(self):
-    if self.bits < 1:
-      raise ValueError(f"bits={self.bits} must be at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Terms(Format):
-  budget: jax.typing.ArrayLike = 12
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Accelerator:
-  rows: jax.Array = dataclasses.field(default_factory=lambda: jnp.float32(16))
-  """Rows of elements."""
-  memories: tuple[Memory, ...] = (Memory(), Memory(2.0))
-  dataflow: Literal["os", "ws"] = dataclasses.field(
-    default="os", metadata=dict(static=True)
-  )
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-  name: str = "float"
-  format: Format | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  variants: tuple[Variant, ...] = (Variant(), Variant("terms", Terms()))
-  formats: tuple[Format, ...] = (Fixed(), Terms(3))
-  accelerator: Accelerator = dataclasses.field(default_factory=Accelerator)
-  model: models.Cnn = models.Cnn()
-  train: TrainConfig = TrainConfig()
-  activation: Callable = jax.nn.relu
-  table: Any = dataclasses.field(default_factory=lambda: np.ones(3))
-  limit: int | None = None
-  share: float = 1
-  keep: bool = False
-  mode: Mode = Mode.FAST
-  folder: pathlib.Path = pathlib.Path("here")
-
-
-def config():
-  return Config()
-
-
-def smoke():
-  return Config(train=TrainConfig(epochs=1))
-'''
+from tests.runs.demo import DEMO, PROG, parse, refused
 
 
 @pytest.fixture
@@ -124,19 +24,6 @@ def demo(tmp_path, monkeypatch):
   path = pathlib.Path("configs/demo.py")
   path.write_text(DEMO.lstrip())
   return path
-
-
-def parse(*argv):
-  return command_line.parse([str(a) for a in argv], prog=PROG)
-
-
-def refused(capsys, *argv):
-  """What `parse` says before it exits with 2."""
-  with pytest.raises(SystemExit) as caught:
-    parse(*argv)
-  out, err = capsys.readouterr()
-  assert caught.value.code == 2 and out == ""
-  return err
 
 
 def test_without_overrides_the_config_is_the_files_own(demo):
@@ -192,34 +79,6 @@ def test_any_field_however_deep_is_overridden_and_nothing_else(
     assert repr(getattr(plain, name)) == repr(getattr(changed, name))
 
 
-def test_help_shows_each_field_with_its_doc_and_default(demo, capsys, monkeypatch):
-  monkeypatch.setenv("COLUMNS", "100")
-  with pytest.raises(SystemExit) as caught:
-    parse(demo, "--help")
-  assert caught.value.code == 0
-  text = capsys.readouterr().out
-  for part in (
-    "A demonstration.",
-    "--accelerator.memories.0.capacity-bytes",
-    "What it holds at once. (default: 1024)",  # an Attributes: section
-    "Rows of elements. (default: 16.0)",  # a string below the field
-    "Width, sign included. (default: 8)",  # a comment beside the field
-    "Passes over the training images. (default: 10)",
-    "--dry-run",
-    "Folder of all runs",
-  ):
-    assert part in text, part
-  assert "activation" not in text and "table" not in text
-
-
-def test_help_without_a_config_lists_the_choices(demo, capsys):
-  with pytest.raises(SystemExit) as caught:
-    parse("--help")
-  assert caught.value.code == 0
-  text = capsys.readouterr().out
-  assert f"usage: {PROG} CONFIG" in text and "demo.py" in text
-
-
 @pytest.mark.parametrize(
   ("option", "nearest"),
   [
@@ -258,7 +117,7 @@ def test_a_missing_config_names_the_nearest_and_the_choices(demo, capsys):
   assert "no config file configs/dem.py" in message
   assert "did you mean configs/demo.py?" in message
   assert "demo.py, other.py" in message
-  assert "demo.py, other.py" in refused(capsys)
+  assert "configs/ has: demo.py\n" in refused(capsys)
   assert "CONFIG comes before" in refused(capsys, "--train.epochs", "3", demo)
   assert "there are none in away/" in refused(capsys, "away/x.py")
 
@@ -267,10 +126,9 @@ def test_a_missing_config_names_the_nearest_and_the_choices(demo, capsys):
   ("source", "message"),
   [
     ('"""D."""\nimport nothing_of_this_name', r"broken.py:2 raises ModuleNotFound"),
-    ('"""D."""\ndef config(:\n', r"broken.py:2 raises SyntaxError"),
+    ('"""D."""\ndef config(:\n', r"(?s)broken.py:2 raises SyntaxError.*\n  def config"),
     ('"""D."""\ndef smoke():\n  return 1\n', r"has no function config\(\)"),
     ('"""D."""\nconfig = 3\n', r"has no function config\(\)"),
-    ('"""D."""\ndef config():\n  return 1\n', r"has no function smoke\(\)"),
     ("def config():\n  ...\ndef smoke():\n  ...\n", "has no docstring"),
   ],
 )
@@ -279,6 +137,43 @@ def test_a_broken_config_file_is_refused_with_its_line(tmp_path, source, message
   path.write_text(source)
   with pytest.raises(command_line.ConfigError, match=message):
     command_line.load(path)
+
+
+@pytest.mark.parametrize(
+  ("argv", "name"),
+  [
+    ([], "demo"),
+    (["--train.epochs", "10"], "demo"),  # as it is
+    (["--train.epochs", "3"], "demo_train.epochs-3"),
+    (["--smoke", "--variants.1.name", "a b/c"], "demo_smoke_variants.N.name-float,abc"),
+    (["--keep", "--limit", "3"], "demo_limit-3_keep-True"),
+  ],
+)
+def test_a_run_that_differs_has_a_folder_of_its_own(demo, argv, name):
+  assert parse(demo, *argv).name == name
+
+
+def test_a_long_difference_is_cut_and_stays_apart(demo):
+  names = {parse(demo, "--folder", f"{'x' * 90}{i}").name for i in range(2)}
+  assert len(names) == 2 and max(map(len, names)) <= 86
+
+
+def test_smoke_is_needed_only_where_it_is_asked_for(tmp_path, capsys):
+  path = tmp_path / "own.py"
+  path.write_text(
+    '"""D: python -m launch.train own.py"""\n'
+    "from jaxcodesign.training.config import TrainConfig as config\n"
+    "def config(made=config()): return made\n"
+  )
+  assert parse(path).config == TrainConfig()
+  assert "has no function smoke(): write one" in refused(capsys, path, "--smoke")
+  with pytest.raises(SystemExit):
+    command_line.parse([str(path)], prog=PROG, kinds=(models.Cnn,))
+  said = capsys.readouterr().err
+  assert (
+    f"own.py is a TrainConfig, no Cnn; it is run by python -m launch.train {path}"
+    in said
+  )
 
 
 @pytest.mark.parametrize(
