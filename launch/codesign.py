@@ -33,9 +33,13 @@ def main(argv: list[str]) -> int:
     launch = command_line.parse(argv, prog=PROG, kinds=(codesign.CodesignConfig,))
     console = Console()
     if launch.dry_run:
-      dry_run(launch.config, console)
+      with outcome.smoking(launch.smoke, console):
+        dry_run(launch.config, console)
       return
-    with command_line.own_folder(launch.out, launch.name):
+    with (
+      command_line.own_folder(launch.out, launch.name),
+      outcome.smoking(launch.smoke, console),
+    ):
       try:
         run(launch, shlex.join([*PROG.split(), *argv]), console)
       except fitting.Interrupted as stopped:

@@ -1,10 +1,12 @@
 """How a launcher ends: what went wrong in one line, and an exit code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import os
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 
 def ready() -> None:
@@ -26,6 +28,18 @@ def ready() -> None:
 def _stopped(number: int, _: FrameType | None) -> None:
   os.write(2, b"stopped before it began\n")
   os._exit(128 + number)
+
+
+@contextlib.contextmanager
+def smoking(smoke: bool, console: Any) -> Iterator[None]:
+  """What a smoke run prints stands between two lines that say what it is."""
+  from jaxcodesign.figures.findings import SMOKE
+
+  if smoke:
+    console.print(SMOKE, highlight=False, soft_wrap=True)
+  yield
+  if smoke:
+    console.print(SMOKE, highlight=False, soft_wrap=True)
 
 
 def exit_code(prog: str, run: Callable[[], None], stopped: str) -> int:

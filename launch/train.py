@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
     run = config.run if isinstance(config, TrainJob) else config.job.run
     if launch.dry_run:
       distributed.require_devices(run.mesh.size())
-      dry_run(config, console)
+      with outcome.smoking(launch.smoke, console):
+        dry_run(config, console)
       return
     command = shlex.join([*PROG.split(), *argv])
     with (
@@ -50,7 +51,10 @@ def main(argv: list[str]) -> int:
       shown = Console(quiet=True) if processes.index else console
       do: Any = train if isinstance(config, TrainJob) else compare
       first = processes.index == 0
-      with command_line.own_folder(launch.out, launch.name, first=first) as folder:
+      with (
+        command_line.own_folder(launch.out, launch.name, first=first) as folder,
+        outcome.smoking(launch.smoke, shown),
+      ):
         do(config, folder, processes, command, shown, signals, launch.accept_data)
 
   return outcome.exit_code(PROG, program, KEPT)

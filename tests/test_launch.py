@@ -55,6 +55,7 @@ def test_dry_run_compiles_prints_costs_and_writes_nothing(tmp_path, capsys):
   assert code == 0, err
   for word in ("conv1/kernel", "MAC a step", "MiB", "tMAC", "EDP"):
     assert word in out
+  assert out.startswith("SMOKE") and out.count("SMOKE") == 2
   assert not list(tmp_path.iterdir())
 
 
@@ -74,6 +75,8 @@ def test_smoke_run_writes_a_report_and_restores(tmp_path, capsys):
   assert code == 0, err
   folder = tmp_path / "fashion_codesign_smoke"
   assert str(folder / "report.html") in out.replace("\n", "")
+  assert out.startswith("SMOKE") and "Compared with" not in out
+  assert "SMOKE" in (folder / "report.html").read_text()
   assert {p.name for p in folder.iterdir()} == {
     "checkpoint",
     "figures",

@@ -24,7 +24,7 @@ from jaxcodesign.data.content import Content
 from jaxcodesign.experiments import to_accuracy, train_report
 from jaxcodesign.experiments.systems import Comparison, System
 from jaxcodesign.experiments.to_accuracy import Price
-from jaxcodesign.figures import canvas, page_parts, training
+from jaxcodesign.figures import canvas, findings, page_parts, training
 from jaxcodesign.figures.page_parts import Column, picture, section, text
 from jaxcodesign.hardware.machines.number_systems import NumberSystem
 from jaxcodesign.hardware.pricing import iteration
@@ -260,8 +260,11 @@ def _page(
   drawn: Mapping[str, Figure],
 ) -> str:
   first = result["systems"][0]
+  note = (
+    f"<p>{text(findings.SMOKE)}</p>" if findings.is_smoke(result["command"]) else ""
+  )
   parts = [
-    f"<h1>{text(result['name'])}: {len(config.systems)} precisions, "
+    f"{note}<h1>{text(result['name'])}: {len(config.systems)} precisions, "
     f"{len(config.seeds)} seeds each</h1>",
     section(
       "Accuracy",

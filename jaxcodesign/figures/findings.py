@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any
 
+SMOKE = "SMOKE: a small run that tries the path; its numbers say nothing"
 ALLOWANCE = 0.01  # accuracy that the best design may lose against the reference
 
 
@@ -80,8 +81,15 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
   return front
 
 
+def is_smoke(command: str) -> bool:
+  """Whether the command that made a result asked for its small twin."""
+  return "--smoke" in command.split()
+
+
 def answer(result: Mapping[str, Any]) -> str:
-  """Answers in a sentence which design is best and by how much."""
+  """Answers which design is best and by how much; of a smoke run, that it does not."""
+  if is_smoke(result["command"]):
+    return f"{SMOKE}."
   found = find(result)
   baseline, reference = found.baseline, found.reference
   limit = f"{100 * ALLOWANCE:g} point of {reference['name']} accuracy"
