@@ -192,7 +192,7 @@ class Minifloat(Format):
     nan = 0 if self.specials == "none" else ones
     code = jnp.where(magnitude > 0x7F800000, nan, code)
     negative = (bits < 0) | ((magnitude > 0x7F800000) & (self.specials == "none"))
-    return code | jnp.where(negative, ones + 1, 0)
+    return code | jnp.where(negative, jnp.int32(ones + 1), jnp.int32(0))
 
   def numbers(self, codes: jax.Array) -> jax.Array:
     """float32 numbers with the given int32 codes [...]."""

@@ -96,3 +96,16 @@ def test_scales_are_one_byte_and_keep_their_nan():
 def test_a_traced_mantissa_is_refused():
   with pytest.raises(ValueError, match="mantissa that is known"):
     jax.jit(lambda fmt, x: fmt.pack(x))(formats.BlockFloat(4), jnp.ones((2, 16)))
+
+
+@pytest.mark.parametrize("fmt", [formats.E2M1, formats.E3M2, formats.NVFP4], ids=repr)
+def test_wide_integers_change_no_code(fmt):
+  """With x64 a code of int64 ended the process where it was made without jit."""
+  x = np.random.default_rng(0).normal(size=(2, 32)).astype("f4")
+  wanted = fmt.pack(jnp.asarray(x))
+  with jax.enable_x64(True):
+    found = fmt.pack(jnp.asarray(x))
+    element = getattr(fmt, "element", fmt)
+    on_grid = element.elements(jnp.asarray(x), jnp.float32(1), None)
+    assert element.codes(on_grid).dtype == jnp.int32
+  np.testing.assert_array_equal(found.codes, wanted.codes)
