@@ -200,8 +200,12 @@ def check_signal_and_kill(runs):
   both[0].kill()
   began = time.monotonic()
   (end,) = ends(both[1:], timeout=60)
-  assert time.monotonic() - began < 60 and end.code == 1
-  assert "process 1 ends, since process 0 of 2 was lost" in end.err
+  assert time.monotonic() - began < 60
+  # Gloo may end it first, in a thread of its own, where what was sent before the kill
+  # meets the collective after the one that broke: seen in 1 of 8 kills.
+  aborted = end.code == -signal.SIGABRT and "gloo::EnforceNotMet" in end.err
+  told = end.code == 1 and "process 1 ends, since process 0 of 2 was lost" in end.err
+  assert told or aborted, end
   assert f"going on from step {step} of 24" in ends(both[:1])[0].out
 
   out = finishes(start())[0].out
